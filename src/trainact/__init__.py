@@ -1,0 +1,33 @@
+"""Train the first layer's pre-activations, not its weights.
+
+TrAct (Petersen, Borgelt, Ermon, NeurIPS 2024) for PyTorch: one line, the same model,
+fewer epochs.
+"""
+
+from trainact import functional
+from trainact._version import __version__
+from trainact.layers import (
+    TrActConv1d,
+    TrActConv2d,
+    TrActConv3d,
+    TrActLayer,
+    TrActLinear,
+)
+from trainact.stem import first_layers
+from trainact.wrap import TrAct, apply, remove, split_parameters, tract_layers
+
+__all__ = [
+    "TrAct",
+    "TrActConv1d",
+    "TrActConv2d",
+    "TrActConv3d",
+    "TrActLayer",
+    "TrActLinear",
+    "__version__",
+    "apply",
+    "first_layers",
+    "functional",
+    "remove",
+    "split_parameters",
+    "tract_layers",
+]

@@ -1,0 +1,154 @@
+"""Linear and convolution layers that train their pre-activations.
+
+A layer becomes one of these by a change of its class, in place: the Parameters, the
+buffers, the hooks, the state dict's keys and the references that others hold all stay.
+The forward and backward pass are the parent's; only the weight on its way into them is
+marked for preconditioning, and only where a weight gradient will be computed.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainact.geometry import Geometry, conv_geometry
+from trainact.precondition import precondition
+from trainact.statistics import conv_factor, linear_factor
+
+
+class TrActLayer(nn.Module):
+    r"""What all layers trained by TrAct share: the damping :math:`\lambda`."""
+
+    _lam: float
+
+    @property
+    def lam(self) -> float:
+        r"""Damping :math:`\lambda`; may be changed, from the next call on."""
+        return self._lam
+
+    @lam.setter
+    def lam(self, value: float) -> None:
+        self._lam = check_lam(value)
+
+    def extra_repr(self) -> str:
+        """The parent's description and λ.
+
+        Returns:
+            What `repr` shows between the brackets.
+        """
+        return f"{super().extra_repr()}, lam={self.lam:g}"
+
+    def _trains(self, weight: Tensor, x: Tensor) -> bool:
+        """Whether this call will produce a weight gradient to precondition."""
+        return (
+            self.training
+            and torch.is_grad_enabled()
+            and weight.requires_grad
+            and x.is_floating_point()
+            and x.numel() > 0
+        )
+
+
+class TrActLinear(TrActLayer, nn.Linear):
+    r"""`torch.nn.Linear` whose weight gradient is preconditioned.
+
+    :math:`G (X^\top X / b + \lambda I)^{-1}`, with the input's vectors as the b rows of
+    X. With fewer rows than ``in_features`` a b x b system is solved instead.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            input: ``[..., in_features]``.
+
+        Returns:
+            ``[..., out_features]``, as `torch.nn.Linear` computes it.
+        """
+        weight = self.weight
+        if self._trains(weight, input) and input.shape[-1] == self.in_features:
+            weight = precondition(
+                weight, linear_factor(input, self.lam, _in_span(input))
+            )
+        return F.linear(input, weight, self.bias)
+
+
+class _TrActConv(TrActLayer):
+    """The part that is common to all numbers of spatial dimensions."""
+
+    def _conv_forward(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        if self._trains(weight, input):
+            geometry = conv_geometry(self)
+            # An input that the layer cannot take is left to its own error message.
+            if _fits(input, geometry):
+                weight = precondition(
+                    weight, conv_factor(input, geometry, self.lam, _in_span(input))
+                )
+        return super()._conv_forward(input, weight, bias)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
+
+
+class TrActConv1d(_TrActConv, nn.Conv1d):
+    r"""`torch.nn.Conv1d` whose weight gradient is preconditioned (per group)."""
+
+
+class TrActConv2d(_TrActConv, nn.Conv2d):
+    r"""`torch.nn.Conv2d` whose weight gradient is preconditioned (per group)."""
+
+
+class TrActConv3d(_TrActConv, nn.Conv3d):
+    r"""`torch.nn.Conv3d` whose weight gradient is preconditioned (per group)."""
+
+
+TRACT_CLASSES: dict[type[nn.Module], type[TrActLayer]] = {
+    nn.Linear: TrActLinear,
+    nn.Conv1d: TrActConv1d,
+    nn.Conv2d: TrActConv2d,
+    nn.Conv3d: TrActConv3d,
+}
+PLAIN_CLASSES = {tract: plain for plain, tract in TRACT_CLASSES.items()}
+
+
+def check_lam(value: float) -> float:
+    r"""Check a damping.
+
+    Args:
+        value: :math:`\lambda`.
+
+    Returns:
+        It, as a float.
+
+    Raises:
+        ValueError: if it is not a positive finite number.
+    """
+    number: Any = value
+    not_a_number = isinstance(number, bool) or not isinstance(number, numbers.Real)
+    if not_a_number or not math.isfinite(number) or number <= 0:
+        msg = (
+            f"lam={value!r} is not a positive finite number; the paper uses 0.1, and "
+            "0.2 for long training (0.05 to 0.2 for standardised inputs)"
+        )
+        raise ValueError(msg)
+    return float(value)
+
+
+def _in_span(x: Tensor) -> bool:
+    """Whether the weight gradient will be a combination of the input's rows."""
+    # Only a second differentiation through the input gives it other parts.
+    return not x.requires_grad
+
+
+def _fits(x: Tensor, geometry: Geometry) -> bool:
+    return (
+        geometry.num_spatial + 1 <= x.ndim <= geometry.num_spatial + 2
+        and x.shape[-geometry.num_spatial - 1] == geometry.channels
+        and all(
+            size > 0 for size in geometry.output_size(x.shape[-geometry.num_spatial :])
+        )
+    )

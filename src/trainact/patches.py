@@ -1,0 +1,118 @@
+"""Explicit patches of a convolution: strided windows, and the rows made from them.
+
+Legend: B batch, C input channels, G groups, N rows (B x output positions), P entries of
+a patch within one group (C / G x kernel positions).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainact.geometry import Geometry
+
+FILL = {"reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+
+
+def pad(x: Tensor, geometry: Geometry) -> Tensor:
+    """Add the layer's border to a batch.
+
+    Args:
+        x: ``[B, C, *spatial]``.
+        geometry: of the layer.
+
+    Returns:
+        ``x`` itself if there is no border, otherwise a padded copy.
+    """
+    amounts = [size for pair in reversed(geometry.padding) for size in pair]
+    if not any(amounts):
+        return x
+    return F.pad(x, amounts, FILL.get(geometry.padding_mode, "constant"))
+
+
+def windows(padded: Tensor, geometry: Geometry) -> Tensor:
+    """View every patch of a padded batch; nothing is copied.
+
+    Args:
+        padded: ``[B, C, *spatial]`` with its border.
+        geometry: of the layer.
+
+    Returns:
+        A view ``[B, C, *output positions, *kernel positions]``.
+    """
+    view = padded
+    for dim, (extent, stride) in enumerate(
+        zip(geometry.extent, geometry.stride, strict=True)
+    ):
+        view = view.unfold(2 + dim, extent, stride)
+    first_kernel_dim = 2 + geometry.num_spatial
+    for dim, dilation in enumerate(geometry.dilation):
+        if dilation > 1:
+            index = [slice(None)] * view.ndim
+            index[first_kernel_dim + dim] = slice(None, None, dilation)
+            view = view[tuple(index)]
+    return view
+
+
+def columns_from_windows(view: Tensor, geometry: Geometry) -> Tensor:
+    """Copy windows into the columns of the unfolded batch, X transposed.
+
+    The output positions run fastest, so that the copy moves whole image rows; measured
+    on a CPU this took half the time of the row-major layout for a 3x3 kernel and was
+    never slower.
+
+    Args:
+        view: as `windows` returns it.
+        geometry: of the layer.
+
+    Returns:
+        ``[G, P, N]``; P is in the order of ``weight.reshape(O, -1)``.
+    """
+    split = view.unflatten(1, (geometry.groups, -1))
+    spatial = geometry.num_spatial
+    outputs = range(3, 3 + spatial)
+    kernels = range(3 + spatial, 3 + 2 * spatial)
+    ordered = split.permute(1, 2, *kernels, 0, *outputs)
+    return ordered.reshape(geometry.groups, geometry.num_entries, -1)
+
+
+def extract_patches(x: Tensor, geometry: Geometry) -> Tensor:
+    """Unfold a whole batch: the rows of the dual form, the plain twin of `gram`.
+
+    Cost: one copy of ``B x output positions x C x kernel positions`` entries, for an
+    overlapping kernel many times the batch itself.
+
+    Args:
+        x: ``[B, C, *spatial]``.
+        geometry: of the layer.
+
+    Returns:
+        ``[G, N, P]``, in the dtype of ``x``.
+    """
+    view = windows(pad(x, geometry), geometry)
+    return columns_from_windows(view, geometry).mT
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """Dtype in which products of input entries are formed: float32 or wider.
+
+    Args:
+        x: a layer's input.
+
+    Returns:
+        float64 for float64 inputs, otherwise float32.
+    """
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """Dtype in which tiles are summed and systems are factorised.
+
+    Args:
+        x: a layer's input.
+
+    Returns:
+        float64, or float32 on devices that have no float64 (Apple's MPS).
+    """
+    return torch.float32 if x.device.type == "mps" else torch.float64

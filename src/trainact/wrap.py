@@ -1,0 +1,206 @@
+"""Put TrAct on a layer or a model, take it off, split parameters for optimizers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast
+
+from torch import nn
+
+from trainact.layers import PLAIN_CLASSES, TRACT_CLASSES, TrActLayer, check_lam
+from trainact.stem import candidates, check_supported, first_layers
+
+LayerT = TypeVar("LayerT", bound=nn.Module)
+ModelT = TypeVar("ModelT", bound=nn.Module)
+LayerChoice = str | nn.Module | Iterable[str | nn.Module]
+
+
+def TrAct(layer: LayerT, lam: float = 0.1) -> LayerT:  # noqa: N802
+    r"""Train a layer's pre-activations instead of its weights.
+
+    In the backward pass the weight gradient G becomes
+    :math:`G (X^\top X / b + \lambda I)^{-1}`, where the b rows of X are the layer's
+    unfolded input. Everything else is as before: the forward pass, the gradients of
+    bias and input, the Parameter objects, the state dict, hooks, dtype and device.
+
+    Args:
+        layer: `torch.nn.Linear`, `Conv1d`, `Conv2d` or `Conv3d` with any settings. It
+            is converted in place.
+        lam: :math:`\lambda`, positive. The paper's default is 0.1; smaller is more
+            aggressive (short training), 0.2 suits long training. Later: ``layer.lam``.
+
+    Returns:
+        The same object, now a `TrActLinear` or `TrActConv1d`/`2d`/`3d`, which are
+        subclasses of what it was.
+
+    Raises:
+        TypeError: if ``layer`` is not a module.
+        ValueError: if the layer is of another type, lazy and without a weight, or under
+            TrAct already, or if λ is not positive.
+
+    Cost: per training step a Gram matrix of the input's patches and the factorisation
+    of an n x n matrix (b x b if b < n); nothing in eval mode, without gradients or with
+    a frozen weight.
+
+    Example:
+        >>> import torch, trainact
+        >>> trainact.TrAct(torch.nn.Conv2d(3, 64, 3), lam=0.1)
+        TrActConv2d(3, 64, kernel_size=(3, 3), stride=(1, 1), lam=0.1)
+
+    References:
+        Petersen, Borgelt, Ermon: TrAct: Making First-layer Pre-Activations Trainable,
+        NeurIPS 2024, Eq. 10 and Fig. 2.
+    """
+    if not isinstance(layer, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"TrAct takes a layer (an nn.Module), not {type(layer).__name__}"
+        raise TypeError(msg)
+    lam = check_lam(lam)
+    check_supported("", layer)
+    return _convert(layer, lam)
+
+
+def apply(
+    model: ModelT,
+    lam: float = 0.1,
+    layer: LayerChoice | None = None,
+    example_input: Any = None,
+) -> ModelT:
+    r"""Put TrAct on a model's first layer or layers, in place.
+
+    Args:
+        model: any module that has a Linear or Conv1d/2d/3d as its first layer.
+        lam: :math:`\lambda`, positive; see `TrAct`.
+        layer: the first layer, if you would rather name it: a qualified name such as
+            ``"patch_embed.proj"``, a module of the model, or several of these.
+        example_input: a tensor (or tuple, or dict of arguments) to follow through the
+            model, if its structure does not tell; see `first_layers`.
+
+    Returns:
+        The same model. If anything is refused, nothing has been changed.
+
+    Raises:
+        ValueError: if a layer is unknown, unsupported or under TrAct already, if the
+            first layer cannot be told (the message lists candidates), or if λ is not
+            positive.
+
+    Example:
+        >>> import torch, trainact
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU())
+        >>> trainact.apply(model)
+        Sequential(
+          (0): TrActConv2d(1, 8, kernel_size=(3, 3), stride=(1, 1), lam=0.1)
+          (1): ReLU()
+        )
+    """
+    lam = check_lam(lam)
+    if layer is None:
+        chosen = first_layers(model, example_input)
+    else:
+        chosen = dict(_resolve(model, one) for one in _as_tuple(layer))
+        if not chosen:
+            msg = f"layer= names no layer. {candidates(model)}"
+            raise ValueError(msg)
+    for name, module in chosen.items():
+        check_supported(name, module)
+    for module in chosen.values():
+        _convert(module, lam)
+    return model
+
+
+def remove(model: ModelT) -> ModelT:
+    """Make every layer under TrAct a plain layer again, in place.
+
+    Args:
+        model: a model, or a single layer.
+
+    Returns:
+        The same object, with the same Parameters; a model without TrAct is left alone.
+
+    Example:
+        >>> import torch, trainact
+        >>> trainact.remove(trainact.TrAct(torch.nn.Linear(3, 2)))
+        Linear(in_features=3, out_features=2, bias=True)
+    """
+    for module in list(tract_layers(model).values()):
+        module.__class__ = PLAIN_CLASSES[type(module)]  # pyright: ignore[reportAttributeAccessIssue]
+        del module._lam  # pyright: ignore[reportPrivateUsage]
+    return model
+
+
+def tract_layers(model: nn.Module) -> dict[str, TrActLayer]:
+    """List the layers that TrAct is on.
+
+    Args:
+        model: a model, or a single layer.
+
+    Returns:
+        Qualified name -> layer.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, TrActLayer)
+    }
+
+
+def split_parameters(
+    model: nn.Module,
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Separate the parameters of the layers under TrAct from the rest.
+
+    For optimizer groups of their own: the paper's "TrAct w/ SGD" (Fig. 9) trains the
+    first layer with SGD and the rest with Adam.
+
+    Args:
+        model: a model that TrAct has been applied to.
+
+    Returns:
+        (parameters of the TrAct layers, all other parameters), each in model order.
+
+    Raises:
+        ValueError: if no layer is under TrAct.
+
+    Example:
+        >>> import torch, trainact
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> first, rest = trainact.split_parameters(trainact.apply(model))
+        >>> sgd = torch.optim.SGD(first, lr=0.1, momentum=0.9)
+        >>> adam = torch.optim.Adam(rest, lr=1e-3)
+        >>> [p.numel() for p in first], [p.numel() for p in rest]
+        ([32, 8], [16, 2])
+    """
+    layers = tract_layers(model)
+    if not layers:
+        msg = "no layer of this model is under TrAct: call trainact.apply(model) first"
+        raise ValueError(msg)
+    in_first = {id(p) for module in layers.values() for p in module.parameters()}
+    first = [p for p in model.parameters() if id(p) in in_first]
+    rest = [p for p in model.parameters() if id(p) not in in_first]
+    return first, rest
+
+
+def _convert(layer: LayerT, lam: float) -> LayerT:
+    layer.__class__ = TRACT_CLASSES[type(layer)]  # pyright: ignore[reportAttributeAccessIssue]
+    cast("TrActLayer", layer).lam = lam
+    return layer
+
+
+def _as_tuple(layer: LayerChoice) -> tuple[str | nn.Module, ...]:
+    return (layer,) if isinstance(layer, str | nn.Module) else tuple(layer)
+
+
+def _resolve(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
+    modules = dict(model.named_modules())
+    if isinstance(layer, str):
+        if layer in modules:
+            return layer, modules[layer]
+        close = difflib.get_close_matches(layer, modules, n=3)
+        hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+        msg = f"the model has no layer {layer!r}. {hint}{candidates(model)}"
+        raise ValueError(msg)
+    for name, module in modules.items():
+        if module is layer:
+            return name, module
+    msg = f"the given {type(layer).__name__} is not part of the model"
+    raise ValueError(msg)

@@ -1,0 +1,35 @@
+"""Every tolerance of the tests, with its reason. No other test file holds one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+# A system with condition number kappa loses log10(kappa) digits:
+#     relative error <= C * eps(dtype) * kappa,   kappa <= (tr A + lam) / lam.
+# C = 4 is six times the worst of 80 measured settings (0.66, 27 to 768 entries, lam from
+# 1e-4 to 1) for a gradient that is itself rounded to the dtype.
+SAFETY = 4.0
+
+# Two float64 routes to one answer: rounding of some thousand additions.
+ORACLE_RTOL = 1e-10
+
+# What the project promises in float32 for inputs of unit scale and lam = 0.1.
+FLOAT32_PROMISE = 1e-5
+
+# Sums in another order: a few eps, times the growth of a long sum.
+GRAM_EPS = 32.0
+
+
+def solve_rtol(dtype: torch.dtype, rows: np.ndarray, lam: float) -> float:
+    """Bound on the relative error of a preconditioned gradient."""
+    trace = float(np.sum(rows**2) / len(rows))
+    return SAFETY * torch.finfo(dtype).eps * (trace + lam) / lam
+
+
+def relative_error(value: object, truth: object) -> float:
+    """Frobenius norm of the difference over that of the truth."""
+    value_64 = np.asarray(value, dtype=np.float64)
+    truth_64 = np.asarray(truth, dtype=np.float64)
+    scale = np.linalg.norm(truth_64)
+    return float(np.linalg.norm(value_64 - truth_64) / (scale or 1.0))
