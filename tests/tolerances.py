@@ -7,8 +7,8 @@ import torch
 
 # A system with condition number kappa loses log10(kappa) digits:
 #     relative error <= C * eps(dtype) * kappa,   kappa <= (tr A + lam) / lam.
-# C = 4 is six times the worst of 80 measured settings (0.66, 27 to 768 entries, lam from
-# 1e-4 to 1) for a gradient that is itself rounded to the dtype.
+# C = 4 is six times the worst of 80 measured settings (0.66, 27 to 768 entries, lam
+# from 1e-4 to 1) for a gradient that is itself rounded to the dtype.
 SAFETY = 4.0
 
 # Two float64 routes to one answer: rounding of some thousand additions.
@@ -29,7 +29,13 @@ def solve_rtol(dtype: torch.dtype, rows: np.ndarray, lam: float) -> float:
 
 def relative_error(value: object, truth: object) -> float:
     """Frobenius norm of the difference over that of the truth."""
-    value_64 = np.asarray(value, dtype=np.float64)
-    truth_64 = np.asarray(truth, dtype=np.float64)
+    value_64 = _as_float64(value)
+    truth_64 = _as_float64(truth)
     scale = np.linalg.norm(truth_64)
     return float(np.linalg.norm(value_64 - truth_64) / (scale or 1.0))
+
+
+def _as_float64(value: object) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        return value.detach().double().numpy()
+    return np.asarray(value, dtype=np.float64)

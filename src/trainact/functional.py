@@ -121,8 +121,9 @@ def precondition(
         lam: :math:`\lambda`, for rows; a factor has its own.
 
     Returns:
-        W, unchanged, as a view. Cost in the backward: one multiplication of G with an
-        n x n matrix, or two with a b x n matrix if there are fewer rows than entries.
+        W, unchanged, as a view; W itself if it needs no gradient. Cost in the backward:
+        one multiplication of G with an n x n matrix, or two with a b x n matrix if
+        there are fewer rows than entries.
 
     Raises:
         ValueError: if the entries do not match or λ is not positive.
@@ -140,19 +141,22 @@ def precondition(
         Petersen, Borgelt, Ermon: TrAct: Making First-layer Pre-Activations Trainable,
         NeurIPS 2024, Eq. 12 and Fig. 2.
     """
-    if isinstance(x_or_factor, Factor):
-        factor = x_or_factor
-    elif x_or_factor.ndim == 0 or x_or_factor.numel() == 0:
+    is_factor = isinstance(x_or_factor, Factor)
+    if not is_factor and x_or_factor.numel() == 0:
         msg = f"x has shape {tuple(x_or_factor.shape)}: there are no rows"
         raise ValueError(msg)
-    else:
-        factor = statistics.linear_factor(x_or_factor, check_lam(lam), in_span=False)
     entries = weight[0].numel()
-    if factor.num_entries != entries:
+    seen = x_or_factor.num_entries if is_factor else x_or_factor.shape[-1]
+    if seen != entries:
         msg = (
             f"the weight of shape {tuple(weight.shape)} has {entries} entries a row, "
-            f"the statistics {factor.num_entries}: unfold the input, or use "
-            "patch_gram with the layer's geometry"
+            f"the statistics {seen}: unfold the input, or use patch_gram with the "
+            "layer's geometry"
         )
         raise ValueError(msg)
-    return _precondition.precondition(weight, factor)
+    lam = check_lam(lam)
+    if not (torch.is_grad_enabled() and weight.requires_grad):
+        return weight
+    if not is_factor:
+        x_or_factor = statistics.linear_factor(x_or_factor, lam, in_span=False)
+    return _precondition.precondition(weight, x_or_factor)

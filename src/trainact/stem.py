@@ -30,8 +30,9 @@ STEM_NAMES = (
     "patch_embed.backbone.*", "*.patch_embeddings.projection",
     "*.patch_embedding", "patch_embedding.*", "conv_proj",
     "features.0", "features.0.0", "features.conv0", "features.0.*",
-    "stem", "stem.0", "stem.0.0", "stem.conv", "stem.conv1", "stem.conv1.conv",
-    "stem.conv.0", "stem_0", "stem_conv", "*.stem.0", "*.embedder.convolution",
+    "stem", "stem.0", "stem.0.0", "stem.proj", "stem.conv", "stem.conv1",
+    "stem.conv1.conv", "stem.conv.0", "stem_0", "stem_conv", "*.stem.0",
+    "*.embedder.convolution",
     "Conv2d_1a_3x3.conv", "conv2d_1a.conv", "conv0.conv", "features.conv_1.conv",
     "embed", "emb", "embedding", "fc0", "fc1", "linear1", "proj_in", "layers.0",
 "net.0", )  # fmt: skip

@@ -1,0 +1,55 @@
+# Two commands need nothing but Python 3.11+ and git: `make compare` and `make test`.
+# Each builds the environment it needs in .venv, once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= auto
+ARGS ?=
+
+.PHONY: compare test check format lint types tests doctests bench clean help
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+compare: .venv/lab ## train with and without TrAct and show the difference (ARGS="--data cifar10")
+	$(BIN)/trainact compare $(ARGS)
+
+test: .venv/dev tests doctests ## run the tests
+
+check: .venv/dev format lint types tests doctests ## everything CI runs, cheap first
+
+format: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/toml-sort --check pyproject.toml
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+
+types: .venv/dev
+	$(BIN)/pyright
+
+tests: .venv/dev
+	$(BIN)/pytest -n $(JOBS) $(ARGS)
+
+doctests: .venv/dev
+	$(BIN)/pytest -q --doctest-modules src/trainact
+
+bench: .venv/dev ## measure whole training steps on this machine (takes minutes)
+	$(BIN)/python -m benchmarks.steps $(ARGS)
+
+clean: ## remove the environment and caches
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "trainact needs Python 3.11 or newer; try make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+.venv/lab: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[lab]'
+	@touch $@
+
+.venv/dev: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[lab,dev]'
+	@touch $@ .venv/lab

@@ -1,0 +1,292 @@
+"""What a layer or model under TrAct owes to the code around it.
+
+Every question is asked of the whole table `LAYERS`: identity of Parameters, state-dict
+keys, hooks, modes, copies, pickles, random numbers, repr, and no cost where nothing is
+trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import trainact
+from trainact import layers as layers_module
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(6, 3), (4, 6)),
+    "linear, dual": (lambda: nn.Linear(60, 3), (4, 60)),
+    "conv1d": (lambda: nn.Conv1d(3, 4, 3, padding=1), (2, 3, 9)),
+    "conv2d": (lambda: nn.Conv2d(4, 4, 3, groups=2, bias=False), (2, 4, 9, 9)),
+    "conv3d": (lambda: nn.Conv3d(1, 4, 3, padding_mode="circular"), (2, 1, 5, 5, 5)),
+}
+
+
+@pytest.fixture(params=LAYERS)
+def named(request):
+    build, shape = LAYERS[request.param]
+    return build(), torch.randn(shape)
+
+
+def test_it_is_the_same_object_with_the_same_parameters(named) -> None:
+    layer, _ = named
+    parameters = list(layer.parameters())
+    keys = list(layer.state_dict())
+    kind = type(layer)
+    treated = trainact.TrAct(layer)
+    assert treated is layer
+    assert isinstance(treated, kind)
+    assert isinstance(treated, trainact.TrActLayer)
+    assert [id(p) for p in treated.parameters()] == [id(p) for p in parameters]
+    assert list(treated.state_dict()) == keys
+    assert trainact.remove(treated) is layer
+    assert type(layer) is kind
+    assert [id(p) for p in layer.parameters()] == [id(p) for p in parameters]
+    assert "_lam" not in vars(layer)
+
+
+def test_mode_hooks_dtype_and_device_stay(named) -> None:
+    layer, x = named
+    seen = []
+    layer.register_forward_hook(lambda *_: seen.append("forward"))
+    layer.register_full_backward_hook(lambda *_: seen.append("backward"))
+    layer.weight.register_hook(lambda _: seen.append("weight"))
+    layer.eval()
+    layer.double()
+    trainact.TrAct(layer)
+    assert not layer.training
+    assert layer.weight.dtype == torch.float64
+    layer.train()
+    layer(x.double().requires_grad_()).sum().backward()
+    assert sorted(seen) == ["backward", "forward", "weight"]
+
+
+def test_an_optimizer_made_before_still_trains_it(named) -> None:
+    layer, x = named
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    trainact.TrAct(layer)
+    before = layer.weight.detach().clone()
+    layer(x).square().sum().backward()
+    optimizer.step()
+    expected = before - 0.1 * layer.weight.grad
+    torch.testing.assert_close(layer.weight.detach(), expected)
+
+
+def test_no_random_numbers_are_consumed(named) -> None:
+    layer, x = named
+    state = torch.get_rng_state()
+    trainact.TrAct(layer)
+    layer(x).sum().backward()
+    trainact.remove(layer)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def reload_with_torch(layer):
+    buffer = io.BytesIO()
+    torch.save(layer, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), reload_with_torch],
+    ids=["deepcopy", "pickle", "torch.save"],
+)
+def test_copies_train_alike(named, duplicate) -> None:
+    layer, x = named
+    trainact.TrAct(layer, lam=0.3)
+    twin = duplicate(layer)
+    assert type(twin) is type(layer)
+    assert twin.lam == 0.3
+    assert twin.weight is not layer.weight
+    for module in (layer, twin):
+        module(x).square().sum().backward()
+    assert torch.equal(twin.weight.grad, layer.weight.grad)
+
+
+def test_state_dicts_exchange_with_plain_layers(named) -> None:
+    layer, x = named
+    plain = copy.deepcopy(layer)
+    trainact.TrAct(layer)
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    with torch.no_grad():
+        plain.weight.zero_()
+    plain.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
+    assert torch.equal(plain(x), layer(x))
+    layer.load_state_dict(plain.state_dict(), strict=True)
+
+
+def test_a_whole_module_loads_weights_only_once_allowed() -> None:
+    layer = trainact.TrAct(nn.Linear(6, 3), lam=0.3)
+    buffer = io.BytesIO()
+    torch.save(layer, buffer)
+    buffer.seek(0)
+    with torch.serialization.safe_globals([trainact.TrActLinear, set]):
+        loaded = torch.load(buffer, weights_only=True)
+    assert loaded.lam == 0.3
+
+
+def test_lam_is_shown_and_can_be_changed(named) -> None:
+    layer, x = named
+    plain = repr(layer)
+    trainact.TrAct(layer, lam=0.1)
+    assert repr(layer) == f"TrAct{plain.removesuffix(')')}, lam=0.1)"
+    assert repr(layer).endswith(", lam=0.1)")
+    layer(x).sum().backward()
+    first = layer.weight.grad.clone()
+    layer.zero_grad()
+    layer.lam = 0.2
+    assert repr(layer).endswith(", lam=0.2)")
+    layer(x).sum().backward()
+    assert not torch.equal(layer.weight.grad, first)
+
+
+@pytest.mark.parametrize(
+    "lam", [0, -0.1, float("nan"), float("inf"), "0.1", None, True]
+)
+def test_a_lam_that_makes_no_sense_is_refused(lam) -> None:
+    with pytest.raises(ValueError, match=r"lam=.* is not a positive finite number"):
+        trainact.TrAct(nn.Linear(2, 2), lam=lam)
+    layer = trainact.TrAct(nn.Linear(2, 2), lam=0.3)
+    with pytest.raises(ValueError, match=r"the paper uses 0\.1"):
+        layer.lam = lam
+    assert layer.lam == 0.3
+
+
+@pytest.fixture
+def no_statistics(monkeypatch):
+    """Fail if any statistics are taken."""
+
+    def refuse(*_args, **_kwargs):
+        pytest.fail("statistics were taken")
+
+    monkeypatch.setattr(layers_module, "linear_factor", refuse)
+    monkeypatch.setattr(layers_module, "conv_factor", refuse)
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_no_cost_where_nothing_is_trained(named) -> None:
+    layer, x = named
+    plain = copy.deepcopy(layer)
+    trainact.TrAct(layer)
+    with torch.no_grad():
+        layer(x)
+    with torch.inference_mode():
+        layer(x)
+    layer.eval()
+    layer(x)
+    layer.train()
+    layer.weight.requires_grad_(False)
+    plain.weight.requires_grad_(False)
+    leaf = x.clone().requires_grad_()
+    assert torch.equal(layer(leaf), plain(leaf))
+    layer(leaf).sum().backward()
+    assert leaf.grad is not None
+
+
+def saved_bytes(layer, x) -> int:
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        layer(x)
+    return sum(sizes)
+
+
+def test_only_the_factor_is_saved() -> None:
+    plain, x = nn.Conv2d(3, 8, 3), torch.randn(4, 3, 16, 16)
+    treated = trainact.TrAct(copy.deepcopy(plain))
+    assert saved_bytes(treated, x) - saved_bytes(plain, x) == 27 * 27 * 4
+    treated.eval()
+    assert saved_bytes(treated, x) == saved_bytes(plain, x)
+
+
+def test_lazy_layers_once_materialised() -> None:
+    for lazy, shape in [
+        (nn.LazyLinear(3), (4, 6)),
+        (nn.LazyConv1d(3, 3), (2, 3, 9)),
+        (nn.LazyConv2d(3, 3), (2, 3, 9, 9)),
+        (nn.LazyConv3d(3, 3), (2, 3, 5, 5, 5)),
+    ]:
+        with pytest.raises(ValueError, match="has no weight yet: run one batch"):
+            trainact.TrAct(lazy)
+        lazy(torch.randn(shape))
+        trainact.TrAct(lazy)(torch.randn(shape)).sum().backward()
+        assert torch.isfinite(lazy.weight.grad).all()
+
+
+class Standardised(nn.Conv2d):
+    """A subclass that computes something else, as weight-standardised layers do."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.LayerNorm(3), "the layer is a LayerNorm: TrAct trains Linear and Conv1d"),
+        (nn.ConvTranspose2d(3, 3, 3), "ConvTranspose2d: TrAct trains"),
+        (nn.Embedding(3, 3), "Embedding: TrAct trains"),
+        (Standardised(3, 3, 3), "Standardised, a subclass, which may compute"),
+        (nn.Linear(3, 3, dtype=torch.complex64), "torch.complex64 weight"),
+        (
+            nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
+            "under torch.nn.utils.parametrize",
+        ),
+    ],
+    ids=["norm", "transposed", "embedding", "subclass", "complex", "parametrised"],
+)
+def test_other_layers_are_refused(layer, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        trainact.TrAct(layer)
+
+
+def test_a_replaced_forward_is_refused() -> None:
+    layer = nn.Linear(3, 3)
+    layer.forward = lambda x: x
+    with pytest.raises(ValueError, match="forward was replaced on the instance"):
+        trainact.TrAct(layer)
+
+
+def test_twice_is_refused_and_leaves_the_first_alone() -> None:
+    layer = trainact.TrAct(nn.Linear(3, 3), lam=0.3)
+    message = "the layer is a TrActLinear already: change λ with layer.lam"
+    with pytest.raises(ValueError, match=message):
+        trainact.TrAct(layer)
+    assert layer.lam == 0.3
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"takes a layer \(an nn.Module\), not Tensor"):
+        trainact.TrAct(torch.zeros(3))
+
+
+def test_compiles_without_graph_breaks(named) -> None:
+    layer, x = named
+    trainact.TrAct(layer)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    layer(x).square().sum().backward()
+    eager = layer.weight.grad.clone()
+    layer.zero_grad()
+    compiled(x).square().sum().backward()
+    torch.testing.assert_close(layer.weight.grad, eager)
+
+
+def test_exports_in_eval_mode(named) -> None:
+    layer, x = named
+    trainact.TrAct(layer).eval()
+    program = torch.export.export(layer, (x,))
+    torch.testing.assert_close(program.module()(x), layer(x))
+    torch.testing.assert_close(torch.jit.trace(layer, x)(x), layer(x))

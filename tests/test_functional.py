@@ -1,0 +1,91 @@
+"""`trainact.functional` against the layers, which are tested against the oracle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import trainact
+
+from .cases import backward
+from .tolerances import ORACLE_RTOL, relative_error
+
+functional = trainact.functional
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_written_out(groups: int) -> None:
+    layer = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=groups, dtype=torch.float64)
+    x = torch.randn(3, 4, 9, 9, dtype=torch.float64)
+    gram = functional.patch_gram(x, 3, stride=2, padding=1, groups=groups)
+    assert gram.dtype == torch.float64
+    assert gram.shape == ((36, 36) if groups == 1 else (2, 18, 18))
+    weight = functional.precondition(
+        layer.weight, functional.factor_from_gram(gram, lam=0.1)
+    )
+    assert torch.equal(weight, layer.weight)
+    z = F.conv2d(x, weight, layer.bias, stride=2, padding=1, groups=groups)
+    grad_z = torch.randn_like(z)
+    (gradient,) = torch.autograd.grad(z, layer.weight, grad_z)
+    trainact.TrAct(layer)(x).backward(grad_z)
+    assert relative_error(gradient, layer.weight.grad) < ORACLE_RTOL
+
+
+@pytest.mark.parametrize("rows", [4, 40])
+def test_a_linear_layer_written_out(rows: int) -> None:
+    layer = nn.Linear(12, 5, dtype=torch.float64)
+    x = torch.randn(rows, 12, dtype=torch.float64)
+    z = x @ functional.precondition(layer.weight, x, lam=0.3).T + layer.bias
+    grad_z = torch.randn_like(z)
+    (gradient,) = torch.autograd.grad(z, layer.weight, grad_z)
+    trainact.TrAct(layer, lam=0.3)(x).backward(grad_z)
+    assert relative_error(gradient, layer.weight.grad) < ORACLE_RTOL
+
+
+def test_gram_dtype_is_float32_or_wider() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    for given, expected in [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ]:
+        assert functional.patch_gram(x.to(given), 3).dtype == expected
+
+
+def test_nothing_is_computed_for_a_frozen_weight() -> None:
+    weight = torch.zeros(2, 3)
+    x = torch.full((4, 3), float("nan"))
+    assert functional.precondition(weight, x) is weight
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda w: functional.precondition(w, torch.ones(5, 4)), "has 3 entries a row"),
+        (lambda w: functional.precondition(w, torch.ones(0, 3)), "there are no rows"),
+        (lambda w: functional.precondition(w, torch.ones(5, 3), lam=0), "lam=0 is not"),
+        (lambda _: functional.factor_from_gram(torch.ones(3, 4)), r"expected \[n, n\]"),
+        (lambda _: functional.factor_from_gram(torch.eye(3), lam=-1), "lam=-1 is not"),
+    ],
+)
+def test_arguments_are_checked(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(nn.Parameter(torch.zeros(2, 3)))
+
+
+def test_a_factor_can_be_used_again() -> None:
+    layer = trainact.TrAct(nn.Linear(6, 2))
+    x = torch.randn(20, 6)
+    backward(layer, x)
+    once = layer.weight.grad.clone()
+    backward(layer, x)
+    torch.testing.assert_close(layer.weight.grad, 2 * once)
+    layer.zero_grad()
+    z = layer(x)
+    for _ in range(2):
+        z.sum().backward(retain_graph=True)
+    z_once = torch.autograd.grad(layer(x).sum(), layer.weight)[0]
+    torch.testing.assert_close(layer.weight.grad, 2 * z_once)

@@ -1,0 +1,117 @@
+"""Geometry, explicit patches and the tiled Gram matrix.
+
+Claims: the Gram is the explicit patches' second moment over drawn geometries; how it is
+cut into tiles does not matter; no tile is larger than the bound, so that the unfolded
+batch never exists.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import trainact
+from trainact import gram
+from trainact.geometry import conv_geometry, make_geometry
+from trainact.patches import extract_patches
+
+from .cases import draw_case, oracle_rows
+from .tolerances import GRAM_EPS, ORACLE_RTOL, relative_error
+
+CONVS = ("conv1d", "conv2d", "conv3d")
+
+
+def drawn(kind: str, count: int, seed: int, dtype=torch.float64):
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        case = draw_case(rng, kind)
+        layer, x = case.layer(dtype), case.input(dtype)
+        geometry = conv_geometry(layer)
+        images = x if x.ndim == geometry.num_spatial + 2 else x[None]
+        yield case, layer, images, geometry
+
+
+@pytest.mark.parametrize("kind", CONVS)
+def test_geometry_predicts_the_output(kind: str) -> None:
+    for case, layer, images, geometry in drawn(kind, 60, seed=0):
+        output = layer(images)
+        spatial = images.shape[2:]
+        assert geometry.output_size(spatial) == tuple(output.shape[2:]), case
+        assert geometry.num_entries == layer.weight[0].numel(), case
+        assert geometry.num_rows(len(images), spatial) == output[:, 0].numel(), case
+
+
+@pytest.mark.parametrize("kind", CONVS)
+def test_patches_are_the_oracles(kind: str) -> None:
+    for case, layer, images, geometry in drawn(kind, 40, seed=1):
+        patches = extract_patches(images, geometry).numpy()
+        assert np.array_equal(patches, oracle_rows(layer, images)), case
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 400, 4 * 2**20])
+@pytest.mark.parametrize("kind", CONVS)
+def test_gram_is_the_patches_second_moment(kind, tile_bytes, monkeypatch) -> None:
+    monkeypatch.setattr(gram, "TILE_BYTES", tile_bytes)
+    for case, layer, images, geometry in drawn(kind, 40, seed=2):
+        rows = oracle_rows(layer, images)
+        truth = np.einsum("gnp,gnq->gpq", rows, rows) / rows.shape[1]
+        assert relative_error(gram.patch_gram(images, geometry), truth) < ORACLE_RTOL, (
+            case
+        )
+
+
+def test_tiles_respect_the_bound() -> None:
+    # ResNet-50's stem, whose unfolded batch would be 470 times the bound at 256 images.
+    geometry = make_geometry(3, 7, 2, 3, 1, 1, "zeros", num_spatial=2)
+    for shape in [(16, 3, 224, 224), (64, 3, 32, 32)]:
+        sizes = [4 * t.numel() for t in gram.tiles(torch.zeros(shape), geometry)]
+        unfolded = 4 * geometry.num_entries * geometry.num_rows(shape[0], shape[2:])
+        assert sum(sizes) == unfolded
+        assert max(sizes) <= gram.TILE_BYTES
+
+
+def test_a_single_volume_is_cut_too() -> None:
+    geometry = make_geometry(2, 3, 1, 1, 1, 1, "zeros", num_spatial=3)
+    x = torch.randn(1, 2, 40, 40, 40)
+    sizes = [4 * t.numel() for t in gram.tiles(x, geometry)]
+    assert len(sizes) > 1
+    assert max(sizes) <= gram.TILE_BYTES
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_many_rows_cost_no_accuracy(dtype: torch.dtype) -> None:
+    x = torch.rand(400_000, 9).to(dtype)
+    exact = x.double().T @ x.double() / len(x)
+    error = relative_error(gram.row_gram(x)[0], exact)
+    assert error < GRAM_EPS * torch.finfo(torch.float32).eps
+
+
+def test_memory_formats_agree() -> None:
+    geometry = make_geometry(3, 3, 1, 1, 1, 1, "reflect", num_spatial=2)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    last = x.to(memory_format=torch.channels_last)
+    plain, other = gram.patch_gram(x, geometry), gram.patch_gram(last, geometry)
+    assert relative_error(other, plain) < ORACLE_RTOL
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"groups": 2}, "groups=2 does not divide the input's 3 channels"),
+        ({"padding_mode": "mirror"}, "padding_mode 'mirror' is not one of zeros"),
+        ({"kernel_size": (3, 3, 3)}, "has 3 values, but the input has 2 spatial"),
+        ({"stride": 0}, r"stride=\(0, 0\) must be at least 1"),
+        ({"padding": "full"}, "padding 'full' is not known"),
+        ({"kernel_size": 9}, "has no patches of size"),
+    ],
+)
+def test_functional_arguments_are_checked(change, message) -> None:
+    arguments = {"kernel_size": 3, **change}
+    with pytest.raises(ValueError, match=message):
+        trainact.functional.patch_gram(torch.randn(2, 3, 8, 8), **arguments)
+
+
+def test_functional_refuses_other_ranks() -> None:
+    with pytest.raises(ValueError, match=r"expected \[batch, channels, \*spatial\]"):
+        trainact.functional.patch_gram(torch.randn(3, 8), 3)
