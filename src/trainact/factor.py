@@ -35,12 +35,13 @@ Legend: G groups, N rows, P entries of a row, O outputs of one group.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trainact.gram import TILE_BYTES
+from trainact.gram import tile_bytes
 from trainact.patches import accumulation_dtype, statistics_dtype
 
 
@@ -98,34 +99,24 @@ def factorise_rows(rows_GNP: Tensor, lam: float, in_span: bool) -> Factor:
     Returns:
         The factor; NaN where X is not finite.
     """
-    groups, num_rows, _ = rows_GNP.shape
+    num_rows = rows_GNP.shape[1]
     dtype, wide = statistics_dtype(rows_GNP), accumulation_dtype(rows_GNP)
-    tile_width = max(num_rows, TILE_BYTES // (8 * groups * num_rows))
-    tiles = rows_GNP.split(tile_width, dim=-1)
-    kernel_GNN = torch.stack([_outer(tile.to(wide)) for tile in tiles]).sum(0)
+    kernel_GNN = _kernel(rows_GNP, wide)
     trace_G = _trace(kernel_GNN)
     lam_G = _resolvable(lam, trace_G / num_rows, wide)
     # Rows that are nearly dependent put up to sqrt(eps) of G outside the computed span:
     # below the rounding of float32, but not of float64.
-    span_only = in_span and dtype != wide
-    shift_G = _resolvable(0.0, trace_G, wide) if span_only else num_rows * lam_G
-    lower_GNN = _cholesky(kernel_GNN, shift_G)
-    basis_GNP = torch.cat(
-        [
-            torch.linalg.solve_triangular(lower_GNN, tile.to(wide), upper=False).to(
-                dtype
-            )
-            for tile in tiles
-        ],
-        dim=-1,
-    )
-    if span_only:
-        second_moment_GNN = _outer(lower_GNN.mT) / num_rows
-        inverse_GNN = torch.cholesky_inverse(_cholesky(second_moment_GNN, lam_G))
-        return Factor(inverse_GNN, basis_GNP)
+    if in_span and dtype != wide:
+        lower_GNN = _cholesky(kernel_GNN, _resolvable(0.0, trace_G, wide))
+        damped_GNN = _cholesky(_outer(lower_GNN.mT) / num_rows, lam_G)
+        inner_GNN = torch.cholesky_inverse(damped_GNN)
+        return Factor(inner_GNN, _solve_rows(lower_GNN, rows_GNP, dtype))
+    lower_GNN = _cholesky(kernel_GNN, num_rows * lam_G)
     outer_G11 = (1 / lam_G)[:, None, None]
-    eye_NN = torch.eye(num_rows, dtype=wide, device=rows_GNP.device)
-    return Factor(-outer_G11 * eye_NN, basis_GNP, outer_G11.to(dtype))
+    inner_GNN = -outer_G11 * torch.eye(num_rows, dtype=wide, device=rows_GNP.device)
+    return Factor(
+        inner_GNN, _solve_rows(lower_GNN, rows_GNP, dtype), outer_G11.to(dtype)
+    )
 
 
 def apply_factor(grad: Tensor, factor: Factor) -> Tensor:
@@ -155,6 +146,32 @@ def apply_factor(grad: Tensor, factor: Factor) -> Tensor:
 
 def _outer(matrix: Tensor) -> Tensor:
     return matrix @ matrix.mT
+
+
+def _kernel(rows_GNP: Tensor, wide: torch.dtype) -> Tensor:
+    """X times X transposed, ``[G, N, N]``."""
+    groups, num_rows, _ = rows_GNP.shape
+    total_GNN = rows_GNP.new_zeros(groups, num_rows, num_rows, dtype=wide)
+    for tile in _wide_tiles(rows_GNP, wide):
+        total_GNN += _outer(tile)
+    return total_GNN
+
+
+def _solve_rows(lower_GNN: Tensor, rows_GNP: Tensor, dtype: torch.dtype) -> Tensor:
+    """Inverse of L times X, solved in L's dtype, kept in ``dtype``."""
+    solved = [
+        torch.linalg.solve_triangular(lower_GNN, tile, upper=False).to(dtype)
+        for tile in _wide_tiles(rows_GNP, lower_GNN.dtype)
+    ]
+    return torch.cat(solved, dim=-1)
+
+
+def _wide_tiles(rows_GNP: Tensor, wide: torch.dtype) -> Iterator[Tensor]:
+    """Some columns at a time, so that no wide copy of all rows exists."""
+    groups, num_rows, _ = rows_GNP.shape
+    width = max(num_rows, tile_bytes(rows_GNP) // (8 * groups * num_rows))
+    for tile in rows_GNP.split(width, dim=-1):
+        yield tile.to(wide)
 
 
 def _trace(matrix: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Legend: B batch, C input channels, G groups, N rows, P entries of a patch in one
 
 Where this departs from the released code: that one unfolds the whole batch and
 multiplies once. Here a tile of a few images (or a few output rows of one image) is
-unfolded and multiplied at a time, which bounds the extra memory by `TILE_BYTES` plus
+unfolded and multiplied at a time, which bounds the extra memory by `tile_bytes` plus
 one padded tile. Products are summed over at most a thousand rows or so in float32 and
 beyond that in float64, so that millions of rows cost no accuracy.
 """
@@ -30,16 +30,22 @@ from trainact.patches import (
 # within 5 % of the best tile for each, and 64 MiB up to 60 % slower.
 TILE_BYTES = 4 * 2**20
 
+# On an accelerator a launch costs more than a cache miss, so tiles are larger there.
+ACCELERATOR_TILE_BYTES = 256 * 2**20
+
 # Rows that one float32 sum may run over. Summing 116,000 positive rows at once loses a
 # digit more than eps; blocks of this size cost no time (measured, P = 9 to 768).
 BLOCK_ROWS = 1024
+
+# Above this many entries a tile has few rows, and a matrix per block would be large.
+BLOCK_ENTRIES = 256
 
 
 def patch_gram(x: Tensor, geometry: Geometry) -> Tensor:
     """Second moment of a batch's patches.
 
     Cost: ``N * P**2`` multiplications per group and one pass over the patches; extra
-    memory of about `TILE_BYTES`, whatever the batch.
+    memory of about `tile_bytes`, whatever the batch.
 
     Args:
         x: ``[B, C, *spatial]``, any floating dtype and memory layout, at least one row.
@@ -67,10 +73,22 @@ def row_gram(x_NP: Tensor) -> Tensor:
     """
     num_rows, size = x_NP.shape
     total_1PP = x_NP.new_zeros(1, size, size, dtype=accumulation_dtype(x_NP))
-    for tile_NP in x_NP.split(max(BLOCK_ROWS, TILE_BYTES // (4 * size))):
+    for tile_NP in x_NP.split(max(BLOCK_ROWS, tile_bytes(x_NP) // (4 * size))):
         columns_1PN = tile_NP.to(statistics_dtype(x_NP)).mT[None]
         total_1PP += _sum_of_products(columns_1PN, total_1PP.dtype)
     return total_1PP / num_rows
+
+
+def tile_bytes(x: Tensor) -> int:
+    """How much of the unfolded batch may exist at a time.
+
+    Args:
+        x: a layer's input.
+
+    Returns:
+        Bytes, by the device of ``x``.
+    """
+    return TILE_BYTES if x.device.type == "cpu" else ACCELERATOR_TILE_BYTES
 
 
 def tiles(x: Tensor, geometry: Geometry) -> Iterator[Tensor]:
@@ -85,7 +103,7 @@ def tiles(x: Tensor, geometry: Geometry) -> Iterator[Tensor]:
     """
     outputs = geometry.output_size(x.shape[2:])
     patch_bytes = 4 * geometry.channels * math.prod(geometry.kernel_size)
-    budget = max(1, TILE_BYTES // patch_bytes)
+    budget = max(1, tile_bytes(x) // patch_bytes)
     images_per_tile = max(1, budget // math.prod(outputs))
     rows_per_tile = max(1, budget // math.prod(outputs[1:]))
     for images in x.split(images_per_tile):
@@ -99,7 +117,7 @@ def tiles(x: Tensor, geometry: Geometry) -> Iterator[Tensor]:
 def _sum_of_products(columns_GPN: Tensor, dtype: torch.dtype) -> Tensor:
     """X transposed times X, in blocks of rows that are summed in ``dtype``."""
     blocks = columns_GPN.shape[-1] // BLOCK_ROWS
-    if blocks < 2:
+    if blocks < 2 or columns_GPN.shape[1] > BLOCK_ENTRIES:
         return (columns_GPN @ columns_GPN.mT).to(dtype)
     whole, rest = columns_GPN.tensor_split([blocks * BLOCK_ROWS], dim=-1)
     stacked = whole.unflatten(-1, (blocks, BLOCK_ROWS)).movedim(-2, 1)
