@@ -119,26 +119,29 @@ def factorise_rows(rows_GNP: Tensor, lam: float, in_span: bool) -> Factor:
     )
 
 
-def apply_factor(grad: Tensor, factor: Factor) -> Tensor:
+def apply_factor(
+    grad: Tensor, inner: Tensor, basis: Tensor | None, outer: Tensor | None
+) -> Tensor:
     r"""Multiply a weight gradient by :math:`(X^\top X / b + \lambda I)^{-1}`.
 
     Cost: ``O * P**2`` (primal) or ``2 * O * N * P`` (dual) multiplications per group.
 
     Args:
         grad: G, of the weight's shape ``[groups * O, ...]``, P entries a row.
-        factor: of the input that the gradient belongs to.
+        inner: of the factor of the input that the gradient belongs to.
+        basis: likewise.
+        outer: likewise.
 
     Returns:
         The preconditioned gradient, in the shape and dtype of ``grad``.
     """
-    inner, basis, outer = factor
-    dtype = inner.dtype if basis is None else basis.dtype
-    grad_GOP = grad.reshape(len(inner), -1, factor.num_entries).to(dtype)
+    entries = inner if basis is None else basis
+    grad_GOP = grad.reshape(len(inner), -1, entries.shape[-1]).to(entries.dtype)
     if basis is None:
         result_GOP = grad_GOP @ inner
     else:
         inside_GON = (grad_GOP @ basis.mT).to(inner.dtype) @ inner
-        result_GOP = inside_GON.to(dtype) @ basis
+        result_GOP = inside_GON.to(basis.dtype) @ basis
         if outer is not None:
             result_GOP = result_GOP + outer * grad_GOP
     return result_GOP.reshape(grad.shape).to(grad.dtype)

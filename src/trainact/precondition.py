@@ -29,9 +29,8 @@ class _Precondition(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
-        factor = Factor(*ctx.saved_tensors)
         with torch.autocast(grad.device.type, enabled=False):
-            return apply_factor(grad, factor), None, None, None
+            return apply_factor(grad, *ctx.saved_tensors), None, None, None
 
 
 def precondition(weight: Tensor, factor: Factor) -> Tensor:
