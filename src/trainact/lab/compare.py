@@ -1,0 +1,158 @@
+"""`trainact compare`: train what is missing of a grid, then report on all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from trainact.lab.config import RunConfig
+from trainact.lab.data import ImageData, load_data
+from trainact.lab.errors import LabError, describe_os_error
+from trainact.lab.grid import build_grid, resolve_device
+from trainact.lab.options import CompareOptions
+from trainact.lab.probe import probe
+from trainact.lab.progress import ComparisonProgress, describe, make_console
+from trainact.lab.records import FILE_NAME, Record, RecordFile
+from trainact.lab.report import summarise
+from trainact.lab.run import train
+from trainact.lab.tables import NOTE, as_json, markdown, rich_table, title
+
+EXIT_OK = 0
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A grid with its data and the place of its records."""
+
+    grid: dict[str, RunConfig]
+    data: ImageData
+    device: torch.device
+    file: RecordFile
+    console: Console
+
+
+def main(options: CompareOptions) -> int:
+    """Run the comparison.
+
+    Args:
+        options: what the user asked for.
+
+    Returns:
+        The exit code: 0, or 130 after Ctrl-C.
+    """
+    comparison = _prepare(options)
+    found = _read(comparison)
+    _announce(comparison, found)
+    missing = [c for key, c in comparison.grid.items() if key not in found]
+    interrupted = False
+    try:
+        _train_all(comparison, missing)
+    except KeyboardInterrupt:
+        interrupted = True
+    records = list(_read(comparison, warn=False).values())
+    if records:
+        _report(comparison, records, options.out)
+    if interrupted:
+        comparison.console.print(
+            f"Interrupted: {len(records)} of {len(comparison.grid)} runs are finished "
+            "and kept. The same command trains the rest.",
+            soft_wrap=True,
+        )
+        return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+def _prepare(options: CompareOptions) -> _Comparison:
+    configs = build_grid(options)
+    file = RecordFile(options.out / FILE_NAME)
+    file.prepare()
+    data = load_data(options.data, options.data_dir, options.image_size, options.limit)
+    probe(configs, data)
+    data_hash = str(data.fingerprint["hash"])
+    return _Comparison(
+        grid={config.key(data_hash): config for config in configs},
+        data=data,
+        device=resolve_device(options.device, options.precision),
+        file=file,
+        console=make_console(),
+    )
+
+
+def _read(comparison: _Comparison, *, warn: bool = True) -> dict[str, Record]:
+    """The finished runs of this grid, in the grid's order."""
+    records, warnings = comparison.file.read()
+    for warning in warnings if warn else ():
+        comparison.console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    by_key = {record.key: record for record in records}
+    return {key: by_key[key] for key in comparison.grid if key in by_key}
+
+
+def _announce(comparison: _Comparison, found: dict[str, Record]) -> None:
+    data = comparison.data.fingerprint
+    lines = [
+        f"{data['train']} training and {data['test']} test images, "
+        f"{comparison.data.num_classes} classes; {len(comparison.grid)} runs on "
+        f"{comparison.device}"
+    ]
+    if found:
+        total = len(comparison.grid)
+        lines.append(f"{len(found)} of {total} runs found in {comparison.file.path}")
+    for line in lines:
+        comparison.console.print(line, markup=False, soft_wrap=True)
+
+
+def _train_all(comparison: _Comparison, missing: Sequence[RunConfig]) -> None:
+    if not missing:
+        return
+    with ComparisonProgress(comparison.console, len(missing)) as progress:
+        for config in missing:
+            progress.start(config)
+            record = train(config, comparison.data, comparison.device, progress.epoch)
+            _append(comparison.file, record)
+            progress.finish(record)
+
+
+def _append(file: RecordFile, record: Record) -> None:
+    try:
+        file.append(record)
+    except OSError as error:
+        raise LabError(
+            f"the run {describe(record.config)} could not be saved in {file.path} "
+            f"({describe_os_error(error)}): make room and give the same command again; "
+            "the runs saved before are kept"
+        ) from error
+
+
+def _report(comparison: _Comparison, records: Sequence[Record], out: Path) -> None:
+    from trainact.lab.plots import save_curves
+
+    report = summarise(records)
+    titles = [title(arms, records) for arms in report.values()]
+    for arms, heading in zip(report.values(), titles, strict=True):
+        comparison.console.print(rich_table(arms, heading))
+    comparison.console.print(NOTE, markup=False)
+    state = f"{len(records)} of {len(comparison.grid)} runs"
+    try:
+        (out / "summary.md").write_text(
+            markdown(report, records, state), encoding="utf-8"
+        )
+        (out / "summary.json").write_text(
+            as_json(report, records, state), encoding="utf-8"
+        )
+        save_curves(report, titles, out / "curves.png")
+    except OSError as error:
+        raise LabError(
+            f"the summary could not be written to {out} ({describe_os_error(error)}): "
+            f"make room and give the same command again; {FILE_NAME} is complete"
+        ) from error
+    comparison.console.print(
+        f"{state} in {out / FILE_NAME}; curves.png, summary.md and summary.json "
+        "beside it",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,177 @@
+"""A labelled image set in memory, and the few operations every source shares.
+
+Shape suffixes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainact.lab.errors import LabError
+
+# Everything that is drawn about the data (splits, subsets) comes from this seed, so
+# that all runs of all seeds see the same images.
+SPLIT_SEED = 0
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Train and test images in memory, as bytes.
+
+    Attributes:
+        train_images: uint8 [N, C, H, W].
+        train_labels: int64 [N].
+        test_images: uint8, the same C, H and W.
+        test_labels: int64 [N].
+        classes: names; a label is an index into them.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and std of the training images per channel, float32, [C] each.
+
+        A constant channel has std 1, so that normalising it gives zeros.
+        """
+        count = 0
+        total_C = torch.zeros(self.image_shape[0], dtype=torch.float64)
+        squares_C = torch.zeros_like(total_C)
+        for block_NCHW in self.train_images.split(_BLOCK):
+            values_NCHW = block_NCHW.double()
+            total_C += values_NCHW.sum((0, 2, 3))
+            squares_C += values_NCHW.square().sum((0, 2, 3))
+            count += block_NCHW[:, 0].numel()
+        mean_C = total_C / count
+        std_C = (squares_C / count - mean_C.square()).clamp_min(0).sqrt()
+        std_C[std_C < 1e-6] = 1.0
+        return mean_C.float(), std_C.float()
+
+    @cached_property
+    def fingerprint(self) -> dict[str, object]:
+        """What identifies the data in a record: counts, classes, shape and a hash."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (
+            self.train_images,
+            self.train_labels,
+            self.test_images,
+            self.test_labels,
+        ):
+            digest.update(repr(tuple(part.shape)).encode())
+            digest.update(part.contiguous().numpy().data)
+        return {
+            "train": len(self.train_labels),
+            "test": len(self.test_labels),
+            "shape": list(self.image_shape),
+            "classes": list(self.classes),
+            "hash": digest.hexdigest(),
+        }
+
+    def limited(self, limit: int | None) -> ImageData:
+        """Keep a stratified part of the training images; the test images stay.
+
+        Args:
+            limit: number of training images, or None for all.
+
+        Returns:
+            The smaller set.
+        """
+        keep_N = stratified_subset(self.train_labels.numpy(), limit)
+        return ImageData(
+            self.train_images[keep_N],
+            self.train_labels[keep_N],
+            self.test_images,
+            self.test_labels,
+            self.classes,
+        )
+
+
+def shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """Divide a total among classes in proportion, by largest remainder.
+
+    Args:
+        counts: size of each class.
+        total: what to hand out; at most the sum of the counts.
+
+    Returns:
+        A number per class that adds up to the total, none above its count.
+    """
+    exact = counts * (total / counts.sum())
+    share = np.floor(exact + 1e-9).astype(np.int64)
+    by_remainder = np.argsort(share - exact, kind="stable")
+    share[by_remainder[: total - share.sum()]] += 1
+    return np.minimum(share, counts)
+
+
+def stratified_subset(
+    labels_N: NDArray[np.int64], limit: int | None
+) -> NDArray[np.int64]:
+    """Choose images so that every class keeps its share.
+
+    Args:
+        labels_N: a label per image.
+        limit: how many to choose, or None for all.
+
+    Returns:
+        Sorted indices.
+
+    Raises:
+        LabError: if the limit is smaller than the number of classes.
+    """
+    if limit is None or limit >= len(labels_N):
+        return np.arange(len(labels_N))
+    classes, counts = np.unique(labels_N, return_counts=True)
+    if limit < len(classes):
+        raise LabError(
+            f"--limit {limit} is less than one image for each of the {len(classes)} "
+            f"classes: give at least {len(classes)}"
+        )
+    generator = np.random.default_rng(SPLIT_SEED)
+    chosen = [
+        generator.permutation(np.flatnonzero(labels_N == label))[:share]
+        for label, share in zip(classes, shares(counts, limit), strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def stratified_split(
+    labels_N: NDArray[np.int64], test_fraction: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split into training and test images, the same way every time.
+
+    Args:
+        labels_N: a label per image.
+        test_fraction: share of each class that becomes test images (at least one).
+
+    Returns:
+        Sorted indices of the training and of the test images.
+    """
+    generator = np.random.default_rng(SPLIT_SEED)
+    is_test_N = np.zeros(len(labels_N), dtype=bool)
+    for label in np.unique(labels_N):
+        members = generator.permutation(np.flatnonzero(labels_N == label))
+        is_test_N[members[: max(1, round(test_fraction * len(members)))]] = True
+    return np.flatnonzero(~is_test_N), np.flatnonzero(is_test_N)

@@ -1,0 +1,49 @@
+"""What a user can put right: one line that says what was seen and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LabError(Exception):
+    """A problem whose message is one line for the user; the command exits with 2."""
+
+
+def first_line(error: BaseException) -> str:
+    """Shorten an exception to one line.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        The first non-empty line of its message, or the name of its type.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def describe_os_error(error: OSError) -> str:
+    """Say what the operating system reported, without the path.
+
+    Args:
+        error: the error.
+
+    Returns:
+        For example ``No space left on device``.
+    """
+    return error.strerror or first_line(error)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Suggest close matches for a name that is not known.
+
+    Args:
+        name: what was typed.
+        known: the names that exist.
+
+    Returns:
+        `` (did you mean 'a' or 'b'?)``, or an empty string when nothing is close.
+    """
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

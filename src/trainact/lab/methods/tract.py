@@ -1,0 +1,20 @@
+"""TrAct on the first layer, which is named or found by following an image."""
+
+from __future__ import annotations
+
+from torch import nn
+
+import trainact
+from trainact.lab.methods.base import Method, MethodSettings
+
+DEFAULT_LAM = 0.1
+
+
+def _convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
+    lam = DEFAULT_LAM if settings.lam is None else settings.lam
+    if settings.layer is not None:
+        return trainact.apply(model, lam=lam, layer=settings.layer)
+    return trainact.apply(model, lam=lam, example_input=settings.example_input)
+
+
+TRACT = Method(name="tract", uses_lam=True, convert=_convert)

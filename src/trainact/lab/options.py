@@ -1,0 +1,72 @@
+"""What `trainact compare` can be told; imports nothing heavy, so that help is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["cosine", "constant"]
+Precision = Literal["32", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Train the same models with several methods and show what each one bought.
+
+    Same data, same seeds, same initial weights, same order of images, same learning
+    rate for every method. Running the same command again trains only what is missing.
+    """
+
+    data: str = "digits"
+    """digits, fashion-mnist, cifar10, cifar100 or imagefolder:PATH."""
+
+    data_dir: Path = Path(".data")
+    """Where torchvision keeps its downloads."""
+
+    model: tuple[str, ...] = ("small-cnn", "mlp")
+    """small-cnn, mlp, small-vit, or any model of torchvision or timm by name
+    (torchvision:NAME or timm:NAME where both have it)."""
+
+    methods: tuple[str, ...] = ("vanilla", "tract")
+    """Methods to compare."""
+
+    lam: tuple[float, ...] = (0.1,)
+    """TrAct's lambda; each value is an arm of its own."""
+
+    optimizer: Optimizer = "sgd"
+    """sgd has momentum 0.9; adam and adamw have torch's defaults."""
+
+    lr: float | None = None
+    """Learning rate of every method; by default the one tuned on vanilla."""
+
+    epochs: int = 15
+    """Passes over the training images."""
+
+    batch_size: int | None = None
+    """Images per step; by default 64 for digits and 128 otherwise."""
+
+    schedule: Schedule = "cosine"
+    """Learning rate over the steps."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each seed draws the initial weights and the order of the images."""
+
+    limit: int | None = None
+    """Train on this many images only, every class keeping its share."""
+
+    image_size: int | None = None
+    """For imagefolder: height and width to bring every image to."""
+
+    layer: str | None = None
+    """Name of the first layer, where it cannot be told from the model."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+    precision: Precision = "32"
+    """Lightning's precision."""
+
+    out: Path = Path("runs/compare")
+    """Folder for records.jsonl, curves.png, summary.md and summary.json."""

@@ -1,0 +1,69 @@
+"""Try every model and method on a few images before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from trainact.lab.config import RunConfig
+from trainact.lab.data import ImageData
+from trainact.lab.errors import LabError, first_line
+from trainact.lab.run import prepare_model
+from trainact.lab.task import Normalise
+
+_MAX_IMAGES = 8
+
+
+def probe(grid: Iterable[RunConfig], data: ImageData) -> None:
+    """Run one small training step for every model and method of a grid.
+
+    The batch has as many images as the smallest batch of an epoch, up to 8, since
+    one image alone is too few for some models.
+
+    Args:
+        grid: the runs to come.
+        data: their data.
+    """
+    for config in dict.fromkeys(replace(config, seed=0) for config in grid):
+        _probe_one(config, data)
+
+
+def _probe_one(config: RunConfig, data: ImageData) -> None:
+    num_images = _smallest_batch(len(data.train_labels), config.batch_size)
+    images = Normalise(*data.statistics)(data.train_images[:num_images])
+    labels = data.train_labels[:num_images]
+    try:
+        model, _ = prepare_model(config, data)
+        logits = model.train()(images)
+        _check_logits(logits, (num_images, data.num_classes))
+        cross_entropy(logits, labels).backward()
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        raise LabError(_diagnose(config, data, num_images, error)) from error
+
+
+def _smallest_batch(num_images: int, batch_size: int) -> int:
+    return min(num_images % batch_size or batch_size, _MAX_IMAGES)
+
+
+def _check_logits(logits: object, expected: tuple[int, int]) -> None:
+    if not isinstance(logits, Tensor) or logits.shape != torch.Size(expected):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits)
+        raise ValueError(f"it returns {found} where logits {expected} are needed")
+
+
+def _diagnose(
+    config: RunConfig, data: ImageData, num_images: int, error: Exception
+) -> str:
+    channels, height, width = data.image_shape
+    if num_images == 1:
+        remedy = "the last batch has one image: change --batch-size"
+    else:
+        remedy = "use a model for such images, or larger ones"
+    return (
+        f"{config.model} with {config.arm} does not train on images of {channels} x "
+        f"{height} x {width} ({first_line(error)}): {remedy}"
+    )

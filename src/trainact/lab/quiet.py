@@ -1,0 +1,60 @@
+"""Lightning without its chatter: a comparison prints its own lines."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Generator
+
+_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Generator[None]:
+    """Silence Lightning's log lines and warnings inside the block.
+
+    Yields:
+        Nothing.
+    """
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def interruptible() -> Generator[None]:
+    """Make Ctrl-C inside Lightning a KeyboardInterrupt outside it.
+
+    Lightning's Trainer answers Ctrl-C by ignoring the signal from then on and exiting
+    the process with code 1; here the signal's handler comes back and the interrupt is
+    raised again, so that the caller decides what is left to do.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        KeyboardInterrupt: when the block was interrupted.
+        SystemExit: when the block exited for another reason.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if in_main and handler is not None:
+            signal.signal(signal.SIGINT, handler)

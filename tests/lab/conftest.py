@@ -1,0 +1,107 @@
+"""The command in this process, generated image folders, made-up records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainact import cli
+from trainact.lab.config import RunConfig
+from trainact.lab.records import Record
+
+CONFIG = RunConfig(
+    data="digits",
+    model="mlp",
+    method="vanilla",
+    lam=None,
+    optimizer="sgd",
+    lr=0.1,
+    epochs=3,
+    batch_size=64,
+    schedule="cosine",
+    seed=0,
+    limit=None,
+    image_size=None,
+    layer=None,
+    device="cpu",
+    precision="32",
+)
+TINY = ("--model", "mlp", "--epochs", "2", "--limit", "100", "--device", "cpu")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def compare(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """`trainact compare` through its entry point, with --out in a fresh folder."""
+
+    def run(*arguments: str, out: Path = tmp_path / "out") -> Outcome:
+        try:
+            code = cli.main(["compare", *arguments, "--out", str(out)])
+        except SystemExit as error:  # how tyro ends on an unknown option
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+def make_images(
+    folder: Path, count: int, size: tuple[int, int] = (8, 8), mode: str = "RGB"
+) -> Path:
+    """Write noise images whose mean depends on the folder's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(sum(folder.name.encode()))
+    level = generator.integers(40, 200)
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    for index in range(count):
+        noise = generator.integers(-40, 40, shape)
+        values = np.clip(level + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(values).save(folder / f"{index:03}.png")
+    return folder
+
+
+def make_folder(
+    root: Path, count: int = 12, size: tuple[int, int] = (8, 8), mode: str = "RGB"
+) -> Path:
+    """A train/test folder of two classes."""
+    for split, number in (("train", count), ("test", 4)):
+        for name in ("cat", "dog"):
+            make_images(root / split / name, number, size, mode)
+    return root
+
+
+def make_record(config: RunConfig = CONFIG, **changes: Any) -> Record:
+    """A record with made-up outcomes."""
+    values: dict[str, Any] = {
+        "key": config.key("hash"),
+        "config": config,
+        "accuracy": (0.5, 0.6, 0.7),
+        "loss": (1.0, 0.5, None),
+        "seconds": (0.3, 0.1, 0.2),
+        "diverged": False,
+        "layers": (),
+        "num_parameters": 10,
+        "data": {"train": 8, "test": 4, "shape": [1, 8, 8], "classes": ["0", "1"]},
+        "device": "abacus",
+        "threads": 2,
+        "versions": {"trainact": "1", "torch": "2"},
+        "commit": None,
+        "started": "2026-01-01T00:00:00+00:00",
+        "command": "trainact compare",
+    }
+    return Record(**{**values, **changes})
