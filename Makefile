@@ -6,7 +6,7 @@ BIN := .venv/bin
 JOBS ?= auto
 ARGS ?=
 
-.PHONY: compare test check format lint types tests doctests bench clean help
+.PHONY: compare test check format lint types tests doctests bench readme clean help
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,10 @@ format: .venv/dev
 
 lint: .venv/dev
 	$(BIN)/ruff check .
+	$(BIN)/python -m benchmarks.readme --check
+
+readme: .venv/dev ## write the README's tables and plot from the records
+	$(BIN)/python -m benchmarks.readme
 
 types: .venv/dev
 	$(BIN)/pyright

@@ -168,8 +168,7 @@ def no_statistics(monkeypatch):
     def refuse(*_args, **_kwargs):
         pytest.fail("statistics were taken")
 
-    monkeypatch.setattr(layers_module, "linear_factor", refuse)
-    monkeypatch.setattr(layers_module, "conv_factor", refuse)
+    monkeypatch.setattr(layers_module, "local_factor", refuse)
 
 
 @pytest.mark.usefixtures("no_statistics")

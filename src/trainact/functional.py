@@ -80,8 +80,10 @@ def patch_gram(
             f"{geometry.kernel_size}: the output would be [{len(x)}, ..., {outputs}]"
         )
         raise ValueError(msg)
-    with torch.autocast(x.device.type, enabled=False):
-        gram_GPP = gram.patch_gram(x, geometry).to(statistics_dtype(x))
+    num_rows = statistics.count_rows(x, geometry)
+    with statistics.full_precision(x):
+        gram_GPP = gram.patch_products(x, geometry) / num_rows
+    gram_GPP = gram_GPP.to(statistics_dtype(x))
     return gram_GPP[0] if groups == 1 else gram_GPP
 
 
@@ -102,7 +104,7 @@ def factor_from_gram(gram_PP: Tensor, lam: float = 0.1) -> Factor:
         msg = f"A has shape {tuple(gram_PP.shape)}; expected [n, n] or [groups, n, n]"
         raise ValueError(msg)
     gram_GPP = gram_PP if gram_PP.ndim == 3 else gram_PP[None]
-    with torch.no_grad(), torch.autocast(gram_PP.device.type, enabled=False):
+    with torch.no_grad(), statistics.full_precision(gram_PP):
         wide = gram_GPP.to(accumulation_dtype(gram_GPP))
         return factorise(wide, check_lam(lam), statistics_dtype(gram_GPP))
 
@@ -158,5 +160,5 @@ def precondition(
     if not (torch.is_grad_enabled() and weight.requires_grad):
         return weight
     if not is_factor:
-        x_or_factor = statistics.linear_factor(x_or_factor, lam, in_span=False)
+        x_or_factor = statistics.local_factor(x_or_factor, None, lam, in_span=False)
     return _precondition.precondition(weight, x_or_factor)

@@ -41,42 +41,44 @@ BLOCK_ROWS = 1024
 BLOCK_ENTRIES = 256
 
 
-def patch_gram(x: Tensor, geometry: Geometry) -> Tensor:
-    """Second moment of a batch's patches.
+def patch_products(x: Tensor, geometry: Geometry) -> Tensor:
+    """Sum over a batch's patches of their outer products, XᵀX.
 
     Cost: ``N * P**2`` multiplications per group and one pass over the patches; extra
     memory of about `tile_bytes`, whatever the batch.
 
     Args:
-        x: ``[B, C, *spatial]``, any floating dtype and memory layout, at least one row.
+        x: ``[B, C, *spatial]``, any floating dtype and memory layout.
         geometry: of the layer.
 
     Returns:
-        A, ``[G, P, P]``, float64 (float32 on devices without it).
+        b times A, ``[G, P, P]``, float64 (float32 on devices without it); zeros for an
+        empty batch.
     """
     size = geometry.num_entries
     total_GPP = x.new_zeros(geometry.groups, size, size, dtype=accumulation_dtype(x))
-    for tile in tiles(x, geometry):
+    for tile in tiles(x, geometry) if len(x) else ():
         columns_GPN = columns_from_windows(tile.to(statistics_dtype(x)), geometry)
         total_GPP += _sum_of_products(columns_GPN, total_GPP.dtype)
-    return total_GPP / geometry.num_rows(len(x), x.shape[2:])
+    return total_GPP
 
 
-def row_gram(x_NP: Tensor) -> Tensor:
-    """Second moment of vectors, for linear layers.
+def row_products(x_NP: Tensor) -> Tensor:
+    """Sum of the outer products of vectors, XᵀX, for linear layers.
 
     Args:
-        x_NP: one vector a row, at least one.
+        x_NP: one vector a row.
 
     Returns:
-        A, ``[1, P, P]``, float64 (float32 on devices without it).
+        b times A, ``[1, P, P]``, float64 (float32 on devices without it); zeros for no
+        rows.
     """
-    num_rows, size = x_NP.shape
+    size = x_NP.shape[1]
     total_1PP = x_NP.new_zeros(1, size, size, dtype=accumulation_dtype(x_NP))
     for tile_NP in x_NP.split(max(BLOCK_ROWS, tile_bytes(x_NP) // (4 * size))):
         columns_1PN = tile_NP.to(statistics_dtype(x_NP)).mT[None]
         total_1PP += _sum_of_products(columns_1PN, total_1PP.dtype)
-    return total_1PP / num_rows
+    return total_1PP
 
 
 def tile_bytes(x: Tensor) -> int:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from trainact.geometry import Geometry, conv_geometry
 from trainact.precondition import precondition
-from trainact.statistics import conv_factor, linear_factor
+from trainact.statistics import local_factor
 
 
 class TrActLayer(nn.Module):
@@ -53,6 +53,13 @@ class TrActLayer(nn.Module):
             and x.numel() > 0
         )
 
+    def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
+        """The weight, with its gradient to be preconditioned for this input."""
+        # Only a second differentiation through the input gives the weight gradient
+        # parts that are not combinations of the input's rows.
+        in_span = not x.requires_grad
+        return precondition(weight, local_factor(x, geometry, self.lam, in_span))
+
 
 class TrActLinear(TrActLayer, nn.Linear):
     r"""`torch.nn.Linear` whose weight gradient is preconditioned.
@@ -72,9 +79,7 @@ class TrActLinear(TrActLayer, nn.Linear):
         """
         weight = self.weight
         if self._trains(weight, input) and input.shape[-1] == self.in_features:
-            weight = precondition(
-                weight, linear_factor(input, self.lam, _in_span(input))
-            )
+            weight = self._marked(weight, input, geometry=None)
         return F.linear(input, weight, self.bias)
 
 
@@ -88,9 +93,7 @@ class _TrActConv(TrActLayer):
             geometry = conv_geometry(self)
             # An input that the layer cannot take is left to its own error message.
             if _fits(input, geometry):
-                weight = precondition(
-                    weight, conv_factor(input, geometry, self.lam, _in_span(input))
-                )
+                weight = self._marked(weight, input, geometry)
         return super()._conv_forward(input, weight, bias)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 
 
@@ -136,12 +139,6 @@ def check_lam(value: float) -> float:
         )
         raise ValueError(msg)
     return float(value)
-
-
-def _in_span(x: Tensor) -> bool:
-    """Whether the weight gradient will be a combination of the input's rows."""
-    # Only a second differentiation through the input gives it other parts.
-    return not x.requires_grad
 
 
 def _fits(x: Tensor, geometry: Geometry) -> bool:

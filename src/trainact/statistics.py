@@ -1,4 +1,8 @@
-"""A layer's input -> the factor of this call, in the form that its shapes ask for."""
+"""A layer's input -> products of its rows, and the factor of a call from them.
+
+Everywhere a geometry is expected, None stands for a linear layer, whose rows are the
+input's vectors.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +11,77 @@ from torch import Tensor
 
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
-from trainact.gram import patch_gram, row_gram
+from trainact.gram import patch_products, row_products
 from trainact.patches import extract_patches, statistics_dtype
 
 
-@torch.no_grad()
-def linear_factor(x: Tensor, lam: float, in_span: bool) -> Factor:
-    r"""Factor of a linear layer's input.
+def count_rows(x: Tensor, geometry: Geometry | None) -> int:
+    """Rows that a layer makes of its input, the paper's b.
 
     Args:
-        x: ``[..., P]``, any rank from one, contiguous or not; every vector is a row.
-        lam: :math:`\lambda`.
-        in_span: whether every gradient to come is a combination of the rows.
+        x: ``[..., P]`` for a linear layer, otherwise ``[B, C, *spatial]`` or unbatched.
+        geometry: of the layer.
 
     Returns:
-        The primal form for at least as many rows as entries, otherwise the dual form.
+        Batch x tokens, or batch x output positions.
     """
-    with _full_precision(x):
-        rows_NP = x.reshape(-1, x.shape[-1])
-        if len(rows_NP) < rows_NP.shape[1]:
-            return factorise_rows(rows_NP[None], lam, in_span)
-        return factorise(row_gram(rows_NP), lam, statistics_dtype(x))
+    if geometry is None:
+        return x.shape[:-1].numel()
+    images = _batched(x, geometry)
+    return geometry.num_rows(len(images), images.shape[2:])
+
+
+def count_entries(x: Tensor, geometry: Geometry | None) -> int:
+    """Entries of a row, the paper's n.
+
+    Args:
+        x: the layer's input.
+        geometry: of the layer.
+
+    Returns:
+        Features, or channels per group x kernel positions.
+    """
+    return x.shape[-1] if geometry is None else geometry.num_entries
+
+
+def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:
+    """Sum over the rows of their outer products, XᵀX.
+
+    Args:
+        x: the layer's input.
+        geometry: of the layer.
+
+    Returns:
+        b times A, ``[G, P, P]``, float64 (float32 on devices without it).
+    """
+    if geometry is None:
+        return row_products(x.reshape(-1, x.shape[-1]))
+    return patch_products(_batched(x, geometry), geometry)
+
+
+def extract_rows(x: Tensor, geometry: Geometry | None) -> Tensor:
+    """Write the rows out, for the dual form.
+
+    Args:
+        x: the layer's input.
+        geometry: of the layer.
+
+    Returns:
+        X, ``[G, N, P]``.
+    """
+    if geometry is None:
+        return x.reshape(1, -1, x.shape[-1])
+    return extract_patches(_batched(x, geometry), geometry)
 
 
 @torch.no_grad()
-def conv_factor(x: Tensor, geometry: Geometry, lam: float, in_span: bool) -> Factor:
-    r"""Factor of a convolution's input.
+def local_factor(
+    x: Tensor, geometry: Geometry | None, lam: float, in_span: bool
+) -> Factor:
+    r"""Factor of one call of a layer, from its own input alone.
 
     Args:
-        x: ``[B, C, *spatial]``, or unbatched ``[C, *spatial]``.
+        x: the layer's input, at least one row.
         geometry: of the layer.
         lam: :math:`\lambda`.
         in_span: whether every gradient to come is a combination of the rows.
@@ -43,16 +89,25 @@ def conv_factor(x: Tensor, geometry: Geometry, lam: float, in_span: bool) -> Fac
     Returns:
         The primal form for at least as many rows as entries, otherwise the dual form.
     """
-    images = x if x.ndim == geometry.num_spatial + 2 else x[None]
-    num_rows = geometry.num_rows(len(images), images.shape[2:])
-    with _full_precision(x):
-        if num_rows < geometry.num_entries:
-            rows_GNP = extract_patches(images, geometry)
-            return factorise_rows(rows_GNP, lam, in_span)
-        gram_GPP = patch_gram(images, geometry)
+    num_rows = count_rows(x, geometry)
+    with full_precision(x):
+        if num_rows < count_entries(x, geometry):
+            return factorise_rows(extract_rows(x, geometry), lam, in_span)
+        gram_GPP = sum_products(x, geometry) / num_rows
         return factorise(gram_GPP, lam, statistics_dtype(x))
 
 
-def _full_precision(x: Tensor) -> torch.autocast:
-    """Keep autocast from rounding A: in bfloat16 that alone costs 4 to 13 %."""
+def full_precision(x: Tensor) -> torch.autocast:
+    """Keep autocast from rounding A: in bfloat16 that alone costs 4 to 13 %.
+
+    Args:
+        x: a tensor on the device in question.
+
+    Returns:
+        A context.
+    """
     return torch.autocast(x.device.type, enabled=False)
+
+
+def _batched(x: Tensor, geometry: Geometry) -> Tensor:
+    return x if x.ndim == geometry.num_spatial + 2 else x[None]

@@ -108,12 +108,22 @@ def markdown(
     """
     lines = ["# trainact compare", ""]
     for arms in report.values():
-        lines += [f"## {title(arms, records)}", "", _row(_HEADINGS), _rule()]
-        lines += [_row(arm_cells(arm)) for arm in arms]
-        lines.append("")
+        lines += [f"## {title(arms, records)}", "", *markdown_table(arms), ""]
     lines += [NOTE, "", _provenance(records, state), ""]
     lines += ["![accuracy over epochs](curves.png)", ""]
     return "\n".join(lines)
+
+
+def markdown_table(arms: Sequence[Arm]) -> list[str]:
+    """Write the arms of one model as a Markdown table.
+
+    Args:
+        arms: of one model.
+
+    Returns:
+        Its lines.
+    """
+    return [_row(_HEADINGS), _rule(), *(_row(arm_cells(arm)) for arm in arms)]
 
 
 def _row(cells: Sequence[str]) -> str:
