@@ -6,6 +6,7 @@ fewer epochs.
 
 from trainact import functional
 from trainact._version import __version__
+from trainact.deferred import deferred
 from trainact.layers import (
     TrActConv1d,
     TrActConv2d,
@@ -25,6 +26,7 @@ __all__ = [
     "TrActLinear",
     "__version__",
     "apply",
+    "deferred",
     "first_layers",
     "functional",
     "remove",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainact import gram, statistics
+from trainact import gram, rows, statistics
 from trainact import precondition as _precondition
 from trainact.factor import Factor, factorise
 from trainact.geometry import make_geometry
@@ -80,8 +80,8 @@ def patch_gram(
             f"{geometry.kernel_size}: the output would be [{len(x)}, ..., {outputs}]"
         )
         raise ValueError(msg)
-    num_rows = statistics.count_rows(x, geometry)
-    with statistics.full_precision(x):
+    num_rows = rows.count_rows(x, geometry)
+    with rows.full_precision(x):
         gram_GPP = gram.patch_products(x, geometry) / num_rows
     gram_GPP = gram_GPP.to(statistics_dtype(x))
     return gram_GPP[0] if groups == 1 else gram_GPP
@@ -104,7 +104,7 @@ def factor_from_gram(gram_PP: Tensor, lam: float = 0.1) -> Factor:
         msg = f"A has shape {tuple(gram_PP.shape)}; expected [n, n] or [groups, n, n]"
         raise ValueError(msg)
     gram_GPP = gram_PP if gram_PP.ndim == 3 else gram_PP[None]
-    with torch.no_grad(), statistics.full_precision(gram_PP):
+    with torch.no_grad(), rows.full_precision(gram_PP):
         wide = gram_GPP.to(accumulation_dtype(gram_GPP))
         return factorise(wide, check_lam(lam), statistics_dtype(gram_GPP))
 

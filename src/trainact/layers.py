@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,18 @@ from torch.nn import functional as F
 from trainact.geometry import Geometry, conv_geometry
 from trainact.precondition import precondition
 from trainact.statistics import local_factor
+from trainact.sync import Group, precondition_over_ranks
+
+if TYPE_CHECKING:
+    from trainact.accumulate import Accumulator
 
 
 class TrActLayer(nn.Module):
     r"""What all layers trained by TrAct share: the damping :math:`\lambda`."""
 
     _lam: float
+    _group: Group | None = None
+    _accumulator: Accumulator | None = None
 
     @property
     def lam(self) -> float:
@@ -35,26 +41,45 @@ class TrActLayer(nn.Module):
     def lam(self, value: float) -> None:
         self._lam = check_lam(value)
 
+    @property
+    def sync(self) -> Any:
+        """Ranks that share statistics: False, True (all of them) or a process group."""
+        return False if self._group is None else (self._group.group or True)
+
+    @sync.setter
+    def sync(self, value: Any) -> None:
+        self._group = make_group(value)
+
     def extra_repr(self) -> str:
         """The parent's description and λ.
 
         Returns:
             What `repr` shows between the brackets.
         """
-        return f"{super().extra_repr()}, lam={self.lam:g}"
+        sync = "" if self._group is None else f", sync={self._group!r}"
+        return f"{super().extra_repr()}, lam={self.lam:g}{sync}"
 
     def _trains(self, weight: Tensor, x: Tensor) -> bool:
         """Whether this call will produce a weight gradient to precondition."""
+        # A weight that torch.func has put in place of the Parameter does not say
+        # whether it will get a gradient.
         return (
             self.training
             and torch.is_grad_enabled()
-            and weight.requires_grad
+            and (weight.requires_grad or not isinstance(weight, nn.Parameter))
             and x.is_floating_point()
-            and x.numel() > 0
         )
 
     def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
         """The weight, with its gradient to be preconditioned for this input."""
+        if self._accumulator is not None:
+            return self._accumulator.observe(weight, x, geometry)  # pyright: ignore[reportAttributeAccessIssue]
+        if self._group is not None and not self._group.is_alone():
+            return precondition_over_ranks(
+                weight, x, geometry, self.lam, self._group, owner=self
+            )
+        if x.numel() == 0:
+            return weight
         # Only a second differentiation through the input gives the weight gradient
         # parts that are not combinations of the input's rows.
         in_span = not x.requires_grad
@@ -139,6 +164,28 @@ def check_lam(value: float) -> float:
         )
         raise ValueError(msg)
     return float(value)
+
+
+def make_group(sync: Any) -> Group | None:
+    """Read the ``sync`` argument.
+
+    Args:
+        sync: False, True for all ranks, or a process group.
+
+    Returns:
+        None for False.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    if sync is None or sync is False:
+        return None
+    if sync is True:
+        return Group()
+    if hasattr(sync, "rank") and hasattr(sync, "size"):
+        return Group(sync)
+    msg = f"sync={sync!r} is not False, True or a torch.distributed process group"
+    raise ValueError(msg)
 
 
 def _fits(x: Tensor, geometry: Geometry) -> bool:

@@ -3,6 +3,16 @@ r"""The identity on the weight whose backward applies a factor.
 The layer sees ``weight -> precondition(weight, factor)`` and keeps its own forward and
 backward. The forward value is the weight; the gradient that comes back is multiplied by
 :math:`(X^\top X / b + \lambda I)^{-1}` (Eq. 12, Fig. 2).
+
+Two ways to write that down, equal in exact arithmetic:
+
+1. An autograd function. One multiplication with the inverse, in the backward only. Used
+   in eager mode.
+2. A zero in the forward, :math:`W + (W P - W P)` with the gradient stopped in W and in
+   the second product: the value is W to the bit, and since P is symmetric autograd
+   makes G P of it. One more multiplication, in the forward. Used under `torch.compile`
+   and `torch.func`, where a function's backward may be dropped without a word
+   (pytorch/pytorch#193279, seen on torch 2.8 and 2.13) or has no batching rule.
 """
 
 from __future__ import annotations
@@ -11,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 from trainact.factor import Factor, apply_factor
 
@@ -42,6 +53,23 @@ def precondition(weight: Tensor, factor: Factor) -> Tensor:
         factor: of the input that this call of the layer sees.
 
     Returns:
-        The weight: same values, same dtype, a view.
+        The weight: same values, same dtype.
     """
+    if torch.compiler.is_compiling() or in_transform():
+        return _add_zero(weight, factor)
     return _Precondition.apply(weight, *factor)  # pyright: ignore[reportReturnType]
+
+
+def in_transform() -> bool:
+    """Whether a `torch.func` transform (grad, vmap, jvp ...) is running, in eager mode.
+
+    Returns:
+        True inside a transform.
+    """
+    return functorch.peek_interpreter_stack() is not None
+
+
+def _add_zero(weight: Tensor, factor: Factor) -> Tensor:
+    with torch.autocast(weight.device.type, enabled=False):
+        product = apply_factor(weight, *factor)
+        return weight.detach() + (product - product.detach())

@@ -1,77 +1,14 @@
-"""A layer's input -> products of its rows, and the factor of a call from them.
-
-Everywhere a geometry is expected, None stands for a linear layer, whose rows are the
-input's vectors.
-"""
+"""A layer's input -> the factor of this call, in the form that its shapes ask for."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from trainact import ops, rows
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
-from trainact.gram import patch_products, row_products
-from trainact.patches import extract_patches, statistics_dtype
-
-
-def count_rows(x: Tensor, geometry: Geometry | None) -> int:
-    """Rows that a layer makes of its input, the paper's b.
-
-    Args:
-        x: ``[..., P]`` for a linear layer, otherwise ``[B, C, *spatial]`` or unbatched.
-        geometry: of the layer.
-
-    Returns:
-        Batch x tokens, or batch x output positions.
-    """
-    if geometry is None:
-        return x.shape[:-1].numel()
-    images = _batched(x, geometry)
-    return geometry.num_rows(len(images), images.shape[2:])
-
-
-def count_entries(x: Tensor, geometry: Geometry | None) -> int:
-    """Entries of a row, the paper's n.
-
-    Args:
-        x: the layer's input.
-        geometry: of the layer.
-
-    Returns:
-        Features, or channels per group x kernel positions.
-    """
-    return x.shape[-1] if geometry is None else geometry.num_entries
-
-
-def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:
-    """Sum over the rows of their outer products, XᵀX.
-
-    Args:
-        x: the layer's input.
-        geometry: of the layer.
-
-    Returns:
-        b times A, ``[G, P, P]``, float64 (float32 on devices without it).
-    """
-    if geometry is None:
-        return row_products(x.reshape(-1, x.shape[-1]))
-    return patch_products(_batched(x, geometry), geometry)
-
-
-def extract_rows(x: Tensor, geometry: Geometry | None) -> Tensor:
-    """Write the rows out, for the dual form.
-
-    Args:
-        x: the layer's input.
-        geometry: of the layer.
-
-    Returns:
-        X, ``[G, N, P]``.
-    """
-    if geometry is None:
-        return x.reshape(1, -1, x.shape[-1])
-    return extract_patches(_batched(x, geometry), geometry)
+from trainact.patches import statistics_dtype
 
 
 @torch.no_grad()
@@ -82,32 +19,32 @@ def local_factor(
 
     Args:
         x: the layer's input, at least one row.
-        geometry: of the layer.
+        geometry: of the layer, or None for a linear one.
         lam: :math:`\lambda`.
         in_span: whether every gradient to come is a combination of the rows.
 
     Returns:
         The primal form for at least as many rows as entries, otherwise the dual form.
     """
-    num_rows = count_rows(x, geometry)
-    with full_precision(x):
-        if num_rows < count_entries(x, geometry):
-            return factorise_rows(extract_rows(x, geometry), lam, in_span)
-        gram_GPP = sum_products(x, geometry) / num_rows
-        return factorise(gram_GPP, lam, statistics_dtype(x))
+    num_rows = rows.count_rows(x, geometry)
+    with rows.full_precision(x):
+        if num_rows >= rows.count_entries(x, geometry):
+            gram_GPP = sum_products(x, geometry) / num_rows
+            return factorise(gram_GPP, lam, statistics_dtype(x))
+        if torch.compiler.is_compiling():
+            return ops.dual_factor(x, geometry, lam, in_span)
+        return factorise_rows(rows.extract_rows(x, geometry), lam, in_span)
 
 
-def full_precision(x: Tensor) -> torch.autocast:
-    """Keep autocast from rounding A: in bfloat16 that alone costs 4 to 13 %.
+def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:
+    """Sum over the rows of their outer products, as one operator in compiled code.
 
     Args:
-        x: a tensor on the device in question.
+        x: the layer's input.
+        geometry: of the layer, or None for a linear one.
 
     Returns:
-        A context.
+        b times A, ``[G, P, P]``.
     """
-    return torch.autocast(x.device.type, enabled=False)
-
-
-def _batched(x: Tensor, geometry: Geometry) -> Tensor:
-    return x if x.ndim == geometry.num_spatial + 2 else x[None]
+    source = ops if torch.compiler.is_compiling() else rows
+    return source.sum_products(x, geometry)

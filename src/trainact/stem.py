@@ -131,8 +131,8 @@ def _why_not(module: nn.Module) -> str | None:
         return ", which has no weight yet: run one batch through the model first"
     if nn.utils.parametrize.is_parametrized(module):
         return (
-            " under torch.nn.utils.parametrize: its effective weight is not the one "
-            "that is trained, so TrAct does not apply"
+            " under torch.nn.utils.parametrize: apply trainact first and register the "
+            "parametrization after it"
         )
     if type(module) not in TRACT_CLASSES:
         return _why_not_type(module)

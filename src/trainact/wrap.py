@@ -8,15 +8,22 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from trainact.layers import PLAIN_CLASSES, TRACT_CLASSES, TrActLayer, check_lam
+from trainact.layers import (
+    PLAIN_CLASSES,
+    TRACT_CLASSES,
+    TrActLayer,
+    check_lam,
+    make_group,
+)
 from trainact.stem import candidates, check_supported, first_layers
+from trainact.sync import Group
 
 LayerT = TypeVar("LayerT", bound=nn.Module)
 ModelT = TypeVar("ModelT", bound=nn.Module)
 LayerChoice = str | nn.Module | Iterable[str | nn.Module]
 
 
-def TrAct(layer: LayerT, lam: float = 0.1) -> LayerT:  # noqa: N802
+def TrAct(layer: LayerT, lam: float = 0.1, sync: Any = False) -> LayerT:  # noqa: N802
     r"""Train a layer's pre-activations instead of its weights.
 
     In the backward pass the weight gradient G becomes
@@ -29,6 +36,9 @@ def TrAct(layer: LayerT, lam: float = 0.1) -> LayerT:  # noqa: N802
             is converted in place.
         lam: :math:`\lambda`, positive. The paper's default is 0.1; smaller is more
             aggressive (short training), 0.2 suits long training. Later: ``layer.lam``.
+        sync: ranks that share statistics. False: each its own, as in the paper's code.
+            True or a process group: all of them, so that N devices compute the update
+            of one device; every rank must then run the layer in every step.
 
     Returns:
         The same object, now a `TrActLinear` or `TrActConv1d`/`2d`/`3d`, which are
@@ -55,9 +65,9 @@ def TrAct(layer: LayerT, lam: float = 0.1) -> LayerT:  # noqa: N802
     if not isinstance(layer, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"TrAct takes a layer (an nn.Module), not {type(layer).__name__}"
         raise TypeError(msg)
-    lam = check_lam(lam)
+    lam, group = check_lam(lam), make_group(sync)
     check_supported("", layer)
-    return _convert(layer, lam)
+    return _convert(layer, lam, group)
 
 
 def apply(
@@ -65,6 +75,7 @@ def apply(
     lam: float = 0.1,
     layer: LayerChoice | None = None,
     example_input: Any = None,
+    sync: Any = False,
 ) -> ModelT:
     r"""Put TrAct on a model's first layer or layers, in place.
 
@@ -75,6 +86,7 @@ def apply(
             ``"patch_embed.proj"``, a module of the model, or several of these.
         example_input: a tensor (or tuple, or dict of arguments) to follow through the
             model, if its structure does not tell; see `first_layers`.
+        sync: ranks that share statistics: False, True or a process group; see `TrAct`.
 
     Returns:
         The same model. If anything is refused, nothing has been changed.
@@ -93,7 +105,7 @@ def apply(
           (1): ReLU()
         )
     """
-    lam = check_lam(lam)
+    lam, group = check_lam(lam), make_group(sync)
     if layer is None:
         chosen = first_layers(model, example_input)
     else:
@@ -104,7 +116,7 @@ def apply(
     for name, module in chosen.items():
         check_supported(name, module)
     for module in chosen.values():
-        _convert(module, lam)
+        _convert(module, lam, group)
     return model
 
 
@@ -124,7 +136,8 @@ def remove(model: ModelT) -> ModelT:
     """
     for module in list(tract_layers(model).values()):
         module.__class__ = PLAIN_CLASSES[type(module)]  # pyright: ignore[reportAttributeAccessIssue]
-        del module._lam  # pyright: ignore[reportPrivateUsage]
+        for name in ("_lam", "_group", "_accumulator"):
+            vars(module).pop(name, None)
     return model
 
 
@@ -180,9 +193,12 @@ def split_parameters(
     return first, rest
 
 
-def _convert(layer: LayerT, lam: float) -> LayerT:
+def _convert(layer: LayerT, lam: float, group: Group | None) -> LayerT:
     layer.__class__ = TRACT_CLASSES[type(layer)]  # pyright: ignore[reportAttributeAccessIssue]
-    cast("TrActLayer", layer).lam = lam
+    converted = cast("TrActLayer", layer)
+    converted.lam = lam
+    if group is not None:
+        converted._group = group  # pyright: ignore[reportPrivateUsage]
     return layer
 
 

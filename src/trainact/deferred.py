@@ -1,0 +1,205 @@
+"""Gradient accumulation: k micro-batches give the update of the whole batch, exactly.
+
+By default every micro-batch is preconditioned with its own statistics, as in the
+paper's code, and the sum of G_k P_k is not the whole batch's gradient times its P.
+Inside `deferred` the ordinary gradients add up in ``weight.grad`` and the products of
+the rows beside them; (A + λI)⁻¹ is applied once, before the optimizer's step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from trainact.accumulate import Accumulator
+from trainact.factor import Factor, apply_factor
+from trainact.layers import TrActLayer
+from trainact.sync import Group
+from trainact.wrap import tract_layers
+
+
+class deferred:  # noqa: N801
+    r"""Precondition once per optimizer step, with the statistics of all micro-batches.
+
+    For k micro-batches with :math:`X_i` of :math:`b_i` rows and ordinary gradients
+    :math:`G_i` the step sees
+    :math:`(\sum_i G_i) (\sum_i X_i^\top X_i / \sum_i b_i + \lambda I)^{-1}`.
+
+    The order of a step is: unscale, precondition, clip, step. Preconditioning happens
+    at ``optimizer.step()`` by itself; to clip the norm of what is stepped with, call
+    `precondition` on the object of the with block first.
+
+    Args:
+        model: with layers under TrAct. Under `DistributedDataParallel` or
+            ``fully_shard`` pass the wrapped model: the statistics are then summed over
+            the ranks whose gradients are averaged.
+        optimizer: one, or several; together they hold the weights of the TrAct layers.
+
+    Raises:
+        ValueError: if no layer is under TrAct, a weight is not in any optimizer, or the
+            model is in such a block already.
+
+    Example:
+        >>> import torch, trainact
+        >>> model = trainact.apply(torch.nn.Sequential(torch.nn.Linear(3, 1)))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batch = torch.randn(8, 3)
+        >>> with trainact.deferred(model, optimizer) as step:
+        ...     for part in batch.chunk(4):
+        ...         (model(part).square().mean() / 4).backward()
+        ...     step.precondition()
+        ...     _ = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer]
+    ) -> None:
+        is_one = isinstance(optimizer, Optimizer)
+        self._optimizers = (optimizer,) if is_one else tuple(optimizer)
+        self._layers = list(tract_layers(model).items())
+        if not self._layers:
+            msg = "no layer of this model is under TrAct: call trainact.apply first"
+            raise ValueError(msg)
+        self._model = model
+        self._owners: list[tuple[TrActLayer, Accumulator, Optimizer]] = []
+        self._undo: list[Callable[[], Any]] = []
+
+    def __enter__(self) -> deferred:
+        self._owners = [self._own(name, layer) for name, layer in self._layers]
+        for layer, accumulator, _ in self._owners:
+            layer._accumulator = accumulator  # pyright: ignore[reportPrivateUsage]
+        for optimizer in self._optimizers:
+            self._undo.append(
+                optimizer.register_step_pre_hook(self._before_step).remove
+            )
+            self._undo.append(_also_on_zero_grad(optimizer, self._reset))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
+        for layer, _, _ in self._owners:
+            layer._accumulator = None  # pyright: ignore[reportPrivateUsage]
+        self._owners = []
+
+    def precondition(self) -> None:
+        """Apply the inverse to the accumulated gradients now, before the step.
+
+        For clipping, after ``scaler.unscale_`` if there is a GradScaler. At the step
+        nothing more is done.
+        """
+        for optimizer in self._optimizers:
+            self._precondition(optimizer)
+
+    @torch.no_grad()
+    def _precondition(self, optimizer: Optimizer) -> None:
+        for layer, accumulator, owner in self._owners:
+            grad = accumulator.parameter.grad
+            if owner is not optimizer or grad is None or accumulator.is_applied:
+                continue
+            factor = accumulator.factor(layer.lam)
+            if factor is not None:
+                _apply_in_place(grad, factor)
+            accumulator.is_applied = True
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._precondition(optimizer)
+            return None
+
+        def then_precondition() -> Any:
+            loss = closure()
+            self._precondition(optimizer)
+            return loss
+
+        return args[:1], {**kwargs, "closure": then_precondition}
+
+    def _reset(self, optimizer: Optimizer) -> None:
+        for _, accumulator, owner in self._owners:
+            if owner is optimizer:
+                accumulator.reset()
+
+    def _own(
+        self, name: str, layer: TrActLayer
+    ) -> tuple[TrActLayer, Accumulator, Optimizer]:
+        if layer._accumulator is not None:  # pyright: ignore[reportPrivateUsage]
+            msg = f"layer {name!r} is in a trainact.deferred block already"
+            raise ValueError(msg)
+        weight = layer.weight
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                if any(parameter is weight for parameter in group["params"]):
+                    groups = _groups(self._model, layer)
+                    return layer, Accumulator(weight, groups), optimizer  # pyright: ignore[reportArgumentType]
+        msg = (
+            f"the weight of layer {name!r} is not in the given optimizer: pass the one "
+            "that trains it (several as a list), and enter the block before the forward"
+        )
+        raise ValueError(msg)
+
+
+def _groups(model: nn.Module, layer: TrActLayer) -> list[Group]:
+    """Ranks whose gradients are averaged, so that their statistics belong together."""
+    if isinstance(model, DistributedDataParallel):
+        return [Group(model.process_group)]
+    mesh = getattr(layer.weight, "device_mesh", None)
+    if mesh is not None:
+        return [Group(mesh.get_group(dim)) for dim in range(mesh.ndim)]
+    own = layer._group  # pyright: ignore[reportPrivateUsage]
+    return [] if own is None or own.is_alone() else [own]
+
+
+def _apply_in_place(grad: Tensor, factor: Factor) -> None:
+    """Precondition a gradient where it lies: buckets of DDP are views of it."""
+    local = _local_rows(grad, factor)
+    local.copy_(apply_factor(local, *factor))
+
+
+def _local_rows(grad: Tensor, factor: Factor) -> Tensor:
+    """This rank's rows of a gradient: each row is preconditioned by itself."""
+    placements = getattr(grad, "placements", None)
+    if placements is None:
+        return grad
+    if len(factor.inner) > 1 or any(p.is_shard() and p.dim != 0 for p in placements):
+        msg = (
+            f"the gradient is sharded as {placements}, across the entries of a row or "
+            "the groups of a convolution: shard over output channels (dimension 0) "
+            "and use groups=1"
+        )
+        raise RuntimeError(msg)
+    return grad.to_local()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _also_on_zero_grad(
+    optimizer: Optimizer, reset: Callable[[Optimizer], None]
+) -> Callable[[], None]:
+    """Run ``reset`` with every zero_grad, until the returned function is called."""
+    plain = optimizer.zero_grad
+
+    def zero_grad(*args: Any, **kwargs: Any) -> None:
+        plain(*args, **kwargs)
+        reset(optimizer)
+
+    optimizer.zero_grad = zero_grad
+
+    def undo() -> None:
+        vars(optimizer).pop("zero_grad", None)
+
+    return undo
