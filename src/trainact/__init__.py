@@ -4,7 +4,7 @@ TrAct (Petersen, Borgelt, Ermon, NeurIPS 2024) for PyTorch: one line, the same m
 fewer epochs.
 """
 
-from trainact import functional
+from trainact import diagnostics, functional
 from trainact._version import __version__
 from trainact.deferred import deferred
 from trainact.layers import (
@@ -27,6 +27,7 @@ __all__ = [
     "__version__",
     "apply",
     "deferred",
+    "diagnostics",
     "first_layers",
     "functional",
     "remove",

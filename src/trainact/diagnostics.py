@@ -1,0 +1,163 @@
+r"""What TrAct does to a layer, in numbers: the spectrum of A, and where the step goes.
+
+Off by default; nothing here runs unless it is called. Call it on a batch, every hundred
+steps say, and log the fields. Cost: the unfolded batch in float64, and an
+eigenvalue decomposition of A.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from trainact import rows
+from trainact.geometry import Geometry, conv_geometry
+from trainact.layers import TrActLayer, TrActLinear
+
+MAX_ENTRIES = 4096
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    r"""Figures of one batch.
+
+    Attributes:
+        num_rows: b, rows of the unfolded batch.
+        num_entries: n, entries of a row.
+        lam: :math:`\lambda`.
+        eigenvalues: of A, ascending, ``[groups, n]``.
+        condition_bound: :math:`(\max_i \mu_i + \lambda) / \lambda`, what the inverse
+            may lose of the precision: relative error at most a few eps times this.
+        effective_entries: :math:`\sum_i \mu_i / (\mu_i + \lambda)`, directions of the
+            input that stand out of the damping.
+        update_ratio: norm of TrAct's gradient over that of the ordinary one.
+        update_cosine: cosine of the angle between the two; always positive.
+        proposal_error: of the pre-activations' change that a step with TrAct's gradient
+            makes, relative distance to the change asked for, :math:`b \nabla_z`
+            (Eq. 3, Fig. 1).
+        plain_proposal_error: the same for the ordinary gradient, at the step length
+            that serves it best.
+    """
+
+    num_rows: int
+    num_entries: int
+    lam: float
+    eigenvalues: Tensor
+    condition_bound: float
+    effective_entries: float
+    update_ratio: float
+    update_cosine: float
+    proposal_error: float
+    plain_proposal_error: float
+
+    def scalars(self) -> dict[str, float]:
+        """The fields that a logger takes.
+
+        Returns:
+            Name -> number, without the eigenvalues.
+        """
+        fields = asdict(self)
+        del fields["eigenvalues"]
+        return {name: float(value) for name, value in fields.items()}
+
+
+def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
+    r"""Measure what TrAct makes of one batch.
+
+    The change of the pre-activations that an update :math:`\Delta W = -\eta D` makes is
+    :math:`-\eta X D^\top`; asked for is :math:`-\eta b \nabla_z`. Both errors are
+    relative to the latter, 0 where the step goes exactly as proposed; the ordinary
+    gradient is scaled by the factor that minimises its error, since its step length has
+    no natural unit.
+
+    Args:
+        layer: under TrAct.
+        x: its input.
+        grad_z: gradient of the loss with respect to its output, of the output's shape.
+
+    Returns:
+        The figures. Nothing is added to any ``.grad``.
+
+    Raises:
+        ValueError: if the layer is not under TrAct, has too many entries for a
+            spectrum, or the gradient is not of the output's shape.
+
+    Example:
+        >>> import torch, trainact
+        >>> layer = trainact.TrAct(torch.nn.Linear(2, 1))
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
+        >>> figures = trainact.diagnostics.diagnose(layer, x, torch.ones(2, 1))
+        >>> figures.eigenvalues
+        tensor([[0.5000, 4.5000]], dtype=torch.float64)
+        >>> round(figures.condition_bound, 3), round(figures.proposal_error, 3)
+        (46.0, 0.119)
+
+    References:
+        Petersen, Borgelt, Ermon: TrAct: Making First-layer Pre-Activations Trainable,
+        NeurIPS 2024, Eq. 3 and Fig. 1.
+    """
+    geometry = _check(layer, x, grad_z)
+    with torch.no_grad(), rows.full_precision(x):
+        rows_GNP = rows.extract_rows(x.detach(), geometry).double()
+        grad_GNO = _gradient_rows(grad_z, geometry).double()
+        num_rows = rows_GNP.shape[1]
+        values_GP, vectors_GPP = torch.linalg.eigh(rows_GNP.mT @ rows_GNP / num_rows)
+        values_GP = values_GP.clamp(min=0)
+        plain_GOP = grad_GNO.mT @ rows_GNP
+        damped_G1P = (values_GP + layer.lam)[:, None]
+        tract_GOP = (plain_GOP @ vectors_GPP / damped_G1P) @ vectors_GPP.mT
+        asked_GNO = num_rows * grad_GNO
+        plain_GNO, tract_GNO = rows_GNP @ plain_GOP.mT, rows_GNP @ tract_GOP.mT
+        best_scale = (plain_GNO * asked_GNO).sum() / plain_GNO.square().sum()
+        return Diagnostics(
+            num_rows=num_rows,
+            num_entries=rows_GNP.shape[2],
+            lam=layer.lam,
+            eigenvalues=values_GP,
+            condition_bound=float((values_GP.max() + layer.lam) / layer.lam),
+            effective_entries=float((values_GP / (values_GP + layer.lam)).sum()),
+            update_ratio=float(tract_GOP.norm() / plain_GOP.norm()),
+            update_cosine=float(
+                (tract_GOP * plain_GOP).sum() / (tract_GOP.norm() * plain_GOP.norm())
+            ),
+            proposal_error=_relative_distance(tract_GNO, asked_GNO),
+            plain_proposal_error=_relative_distance(best_scale * plain_GNO, asked_GNO),
+        )
+
+
+def _check(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Geometry | None:
+    if not isinstance(layer, TrActLayer):  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"diagnose takes a layer under TrAct, not {type(layer).__name__}"
+        raise ValueError(msg)  # noqa: TRY004
+    geometry = None if isinstance(layer, TrActLinear) else conv_geometry(layer)
+    num_entries = rows.count_entries(x, geometry)
+    if num_entries > MAX_ENTRIES:
+        msg = (
+            f"a spectrum of {num_entries} entries is too large to compute (limit "
+            f"{MAX_ENTRIES}): diagnose a layer with smaller patches"
+        )
+        raise ValueError(msg)
+    with torch.no_grad():
+        expected = layer(x).shape
+    if grad_z.shape != expected:
+        msg = (
+            f"grad_z has shape {tuple(grad_z.shape)}, the layer's output "
+            f"{tuple(expected)}: pass the gradient with respect to the output"
+        )
+        raise ValueError(msg)
+    return geometry
+
+
+def _gradient_rows(grad_z: Tensor, geometry: Geometry | None) -> Tensor:
+    """The gradient in the layout of the rows, ``[G, N, O]``."""
+    if geometry is None:
+        return grad_z.reshape(1, -1, grad_z.shape[-1])
+    batched = grad_z if grad_z.ndim == geometry.num_spatial + 2 else grad_z[None]
+    grouped = batched.movedim(1, -1).unflatten(-1, (geometry.groups, -1))
+    return grouped.reshape(-1, *grouped.shape[-2:]).movedim(1, 0)
+
+
+def _relative_distance(value: Tensor, target: Tensor) -> float:
+    return float((value - target).norm() / target.norm())

@@ -1,0 +1,114 @@
+"""Small training problems whose batch is dealt out to ranks, and one process on all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import trainact
+from trainact import sync
+
+FIRST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(7, 6), (7,)),
+    "wide linear, few rows": (lambda: nn.Linear(1100, 6), (1100,)),
+    "conv": (lambda: nn.Conv2d(3, 6, 3, stride=2, padding=1), (3, 7, 6)),
+    "circular conv": (
+        lambda: nn.Conv2d(2, 6, 3, padding=1, padding_mode="circular"),
+        (2, 5, 5),
+    ),
+    "grouped conv": (lambda: nn.Conv2d(4, 6, 3, groups=2, bias=False), (4, 6, 6)),
+    "wide conv, few rows": (lambda: nn.Conv2d(5, 6, 15, stride=15), (5, 30, 15)),
+}
+LAM = 0.1
+BATCH = 12
+
+
+def make_model(kind: str, dtype: torch.dtype, **settings: Any) -> nn.Sequential:
+    """The same weights in every process; TrAct on the first layer."""
+    torch.manual_seed(3)
+    make, shape = FIRST[kind]
+    first = make()
+    features = first(torch.zeros(1, *shape)).numel()
+    rest = [nn.Tanh(), nn.Flatten(), nn.Linear(features, 2)]
+    return trainact.apply(nn.Sequential(first, *rest).to(dtype), LAM, "0", **settings)
+
+
+def make_batch(
+    kind: str, dtype: torch.dtype, sizes: list[int], rank_scale: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The whole batch; the samples of rank r are scaled by r + 1."""
+    generator = torch.Generator().manual_seed(4)
+    shape = FIRST[kind][1]
+    x = torch.randn(sum(sizes), *shape, generator=generator, dtype=torch.float64)
+    if rank_scale:
+        scale = torch.cat([torch.full((n,), r + 1.0) for r, n in enumerate(sizes)])
+        x *= scale.view(-1, *[1] * len(shape))
+    y = torch.randn(sum(sizes), 2, generator=generator, dtype=torch.float64)
+    return x.to(dtype), y.to(dtype)
+
+
+def shard(tensor: Tensor, sizes: list[int]) -> Tensor:
+    return tensor.split(sizes)[dist.get_rank()]
+
+
+def loss_of(model: nn.Module, x: Tensor, y: Tensor, whole: int) -> Tensor:
+    """This part's share of the mean over ``whole`` samples."""
+    return (model(x) - y).square().sum() / (2 * whole)
+
+
+def sgd(model: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+
+
+def train_alone(
+    kind: str,
+    dtype: torch.dtype,
+    sizes: list[int],
+    micro_batches: int = 1,
+    steps: int = 5,
+) -> Tensor:
+    """What one process makes of the whole batch: how far the first weight moved."""
+    model = make_model(kind, dtype)
+    before = model[0].weight.detach().clone()
+    x, y = make_batch(kind, dtype, sizes)
+    optimizer = sgd(model)
+    for _ in range(steps):
+        for part in parts_of(x, sizes, micro_batches):
+            loss_of(model, x[part], y[part], len(x)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model[0].weight.detach() - before
+
+
+def parts_of(x: Tensor, sizes: list[int], micro_batches: int) -> list[Tensor]:
+    """Indices of the k-th micro-batch of every rank, together."""
+    shards = torch.arange(len(x)).split(sizes)
+    chunks = [indices.tensor_split(micro_batches) for indices in shards]
+    return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+
+
+@contextmanager
+def counted_collectives() -> Iterator[list[str]]:
+    """Names of the collectives that TrAct's own code starts meanwhile."""
+    calls: list[str] = []
+    plain = {name: getattr(dist, name) for name in ("all_reduce", "all_gather")}
+
+    def counting(name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return plain[name](*args, **kwargs)
+
+        return call
+
+    for name in plain:
+        setattr(sync.dist, name, counting(name))
+    try:
+        yield calls
+    finally:
+        for name, function in plain.items():
+            setattr(sync.dist, name, function)
