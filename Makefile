@@ -6,7 +6,7 @@ BIN := .venv/bin
 JOBS ?= auto
 ARGS ?=
 
-.PHONY: compare test check format lint types tests doctests bench readme clean help
+.PHONY: compare test check format lint types tests doctests bench gpu readme clean help
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,10 @@ doctests: .venv/dev
 
 bench: .venv/dev ## measure whole training steps on this machine (takes minutes)
 	$(BIN)/python -m benchmarks.steps $(ARGS)
+
+gpu: ## run the GPU tests and the step benchmark with this machine's own torch
+	PYTHONPATH=src $(PYTHON) -m pytest -q -m gpu -rs tests
+	PYTHONPATH=src $(PYTHON) -m benchmarks.steps --device cuda --out $(or $(OUT),runs)/steps-gpu.jsonl
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

@@ -17,6 +17,11 @@ ORACLE_RTOL = 1e-10
 # What the project promises in float32 for inputs of unit scale and lam = 0.1.
 FLOAT32_PROMISE = 1e-5
 
+# A gradient of unit scale computed in a low precision: its products and sums are
+# rounded to eps, and (A + lam I)^-1 of nearly white inputs hardly amplifies that. Worst
+# of the contract's table: 0.6 eps (bfloat16 and float16).
+LOW_PRECISION_EPS = 4.0
+
 # Sums in another order: a few eps, times the growth of a long sum.
 GRAM_EPS = 32.0
 
@@ -25,6 +30,11 @@ def solve_rtol(dtype: torch.dtype, rows: np.ndarray, lam: float) -> float:
     """Bound on the relative error of a preconditioned gradient."""
     trace = float(np.sum(rows**2) / len(rows))
     return SAFETY * torch.finfo(dtype).eps * (trace + lam) / lam
+
+
+def low_precision_rtol(dtype: torch.dtype) -> float:
+    """Bound for a plain gradient that was computed in a low precision."""
+    return LOW_PRECISION_EPS * torch.finfo(dtype).eps
 
 
 def relative_error(value: object, truth: object) -> float:

@@ -3,10 +3,16 @@
 What a call adds is added when its gradient comes back, not when it is made: a forward
 that is never differentiated, or one that checkpointing runs again, does not count, and
 a gradient that arrives twice counts twice, as it does in ``weight.grad``.
+
+The rows themselves are kept while there are fewer of them than entries, for the dual
+form; from then on the sum of their products.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +25,14 @@ from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
 from trainact.patches import accumulation_dtype, statistics_dtype
 from trainact.precondition import in_transform
-from trainact.sync import Group, gather_rows, join_sums, split_sums
-
-# Up to this many entries their products are summed; above it, where a matrix of them
-# would be larger than any batch, the rows themselves are kept.
-MAX_SUMMED_ENTRIES = 4096
+from trainact.sync import (
+    MAX_SUMMED_ENTRIES,
+    Group,
+    gather_counts,
+    gather_rows,
+    join_sums,
+    split_sums,
+)
 
 
 class Accumulator:
@@ -31,26 +40,39 @@ class Accumulator:
 
     Args:
         parameter: the layer's weight, as the optimizer holds it.
-        groups: ranks whose statistics belong together; summed over one after the other.
+        num_groups: of the convolution, otherwise 1.
+        ranks: whose statistics belong together; summed over one group after the other.
     """
 
-    def __init__(self, parameter: nn.Parameter, groups: list[Group]) -> None:
+    def __init__(
+        self, parameter: nn.Parameter, num_groups: int, ranks: list[Group]
+    ) -> None:
         self.parameter = parameter
-        self.groups = groups
+        self.num_groups = num_groups
+        self.ranks = ranks
         self.is_applied = False
-        self._seen: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self._products: Tensor | None = None
         self._num_rows = 0
+        self._in_span = True
+        self._graph_task = -1
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        # A copy of the layer is in no with block: it gets None.
+        return type(None), ()
 
     @property
-    def keeps_rows(self) -> bool:
-        """Whether rows are kept, rather than the sum of their products."""
-        return self.parameter[0].numel() > MAX_SUMMED_ENTRIES
+    def num_entries(self) -> int:
+        """Entries of a row. From the shape: a sharded weight must not be gathered."""
+        return math.prod(self.parameter.shape[1:])
 
     def reset(self) -> None:
         """Forget everything, as the gradient has been."""
         self.is_applied = False
-        self._seen = []
+        self._rows = []
+        self._products = None
         self._num_rows = 0
+        self._in_span = True
 
     @torch.compiler.disable
     def observe(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
@@ -69,27 +91,44 @@ class Accumulator:
                 the sums would be wrong.
         """
         self._start()
-        take = rows.extract_rows if self.keeps_rows else rows.sum_products
+        num_rows = rows.count_rows(x, geometry)
+        is_few = num_rows < self.num_entries
+        take = rows.extract_rows if is_few else rows.sum_products
         with torch.no_grad(), rows.full_precision(x):
             seen = take(x.detach(), geometry)
-        num_rows = rows.count_rows(x, geometry)
-        return _Observe.apply(weight, seen, num_rows, self)  # pyright: ignore[reportReturnType]
+        # Only a second differentiation through the input gives the weight gradient
+        # parts that are not combinations of the rows.
+        add = partial(self.add, num_rows=num_rows, in_span=not x.requires_grad)
+        return _Observe.apply(weight, seen, add)  # pyright: ignore[reportReturnType]
 
-    def add(self, seen: Tensor, num_rows: int) -> None:
+    def add(self, seen: Tensor, num_rows: int, in_span: bool) -> None:
         """Count rows whose gradient has come back.
 
         Args:
-            seen: the rows, or the sum of their products.
+            seen: the rows, or the sum of their products if they are many.
             num_rows: how many.
+            in_span: whether the gradient is a combination of them.
         """
-        if self._seen and not self.keeps_rows:
-            seen = self._seen.pop() + seen
-        self._seen.append(seen)
+        # The sums follow weight.grad: where that starts anew, so do they. Within one
+        # backward it may still be missing while other calls' rows have been counted.
+        task = torch._C._current_graph_task_id()  # pyright: ignore[reportPrivateUsage]
+        if task != self._graph_task and self._grad_is_missing():
+            self.reset()
+        self._graph_task = task
         self._num_rows += num_rows
+        self._in_span &= in_span
+        if num_rows < self.num_entries:
+            self._rows.append(seen.clone())  # the input's memory may be used again
+        else:
+            self._add_products(seen)
+        if self._num_rows >= self.num_entries:
+            self._multiply_rows()
 
     @torch.no_grad()
     def factor(self, lam: float) -> Factor | None:
         r"""Factorise what has been seen, on all ranks that belong together.
+
+        Every rank must make this call, also one that has seen nothing.
 
         Args:
             lam: :math:`\lambda`.
@@ -97,41 +136,71 @@ class Accumulator:
         Returns:
             The factor, or None if nothing was seen.
         """
-        if not self._seen:
+        if self._num_rows == 0 and not self.ranks:
             return None
-        seen = torch.cat(self._seen, dim=1) if self.keeps_rows else self._seen[0]
-        if self.keeps_rows:
-            return self._factor_of_rows(seen, lam)
-        buffer = join_sums(seen, self._num_rows)
-        for group in self.groups:
-            dist.all_reduce(buffer, group=group.group)
+        if self.ranks and self.num_entries <= MAX_SUMMED_ENTRIES:
+            return self._factor_of_sums(lam)
+        total, counts = self._num_rows, []
+        for group in self.ranks:
+            counts.append(gather_counts(total, group, self.parameter.device))
+            total = sum(counts[-1])
+        if total >= self.num_entries:
+            return self._factor_of_sums(lam)
         dtype = statistics_dtype(self.parameter)
-        return factorise(split_sums(buffer, seen.shape), lam, dtype)
+        rows_GNP = torch.cat([self._zeros(0), *self._rows], dim=1).to(dtype)
+        for group, count in zip(self.ranks, counts, strict=True):
+            rows_GNP = gather_rows(rows_GNP, count, group)
+        return factorise_rows(rows_GNP, lam, in_span=self._in_span)
 
-    def _factor_of_rows(self, rows_GNP: Tensor, lam: float) -> Factor:
-        for group in self.groups:
-            rows_GNP = gather_rows(rows_GNP, group)
-        num_rows = rows_GNP.shape[1]
-        if num_rows < rows_GNP.shape[2]:
-            return factorise_rows(rows_GNP, lam, in_span=False)
-        wide_GNP = rows_GNP.to(accumulation_dtype(rows_GNP))
-        gram_GPP = wide_GNP.mT @ wide_GNP / num_rows
-        return factorise(gram_GPP, lam, statistics_dtype(rows_GNP))
+    def _factor_of_sums(self, lam: float) -> Factor:
+        self._multiply_rows()
+        products_GPP = self._products
+        if products_GPP is None:
+            products_GPP = self._zeros(self.num_entries)
+        buffer = join_sums(products_GPP, self._num_rows)
+        for group in self.ranks:
+            dist.all_reduce(buffer, group=group.group)
+        gram_GPP = split_sums(buffer, products_GPP.shape)
+        return factorise(gram_GPP, lam, statistics_dtype(self.parameter))
+
+    def _multiply_rows(self) -> None:
+        """From rows to products: there will not be fewer rows again."""
+        if self._rows:
+            rows_GNP = torch.cat(self._rows, dim=1)
+            wide_GNP = rows_GNP.to(accumulation_dtype(rows_GNP))
+            self._rows = []
+            self._add_products(wide_GNP.mT @ wide_GNP)
+
+    def _add_products(self, products_GPP: Tensor) -> None:
+        if self._products is not None:
+            products_GPP = self._products + products_GPP
+        self._products = products_GPP
+
+    def _zeros(self, num_rows: int) -> Tensor:
+        """What a rank that has seen nothing adds to the others' sums or rows."""
+        shape = (self.num_groups, num_rows, self.num_entries)
+        dtype = accumulation_dtype(self.parameter)
+        return torch.zeros(shape, dtype=dtype, device=self.parameter.device)
+
+    def _grad_is_missing(self) -> bool:
+        # FSDP2 keeps a gradient that it has not yet scattered to itself, so a missing
+        # one says nothing there.
+        is_plain = type(self.parameter.data) is Tensor
+        return is_plain and self.parameter.grad is None
 
     def _start(self) -> None:
-        """Notice a new accumulation, or refuse to mix it with the last one."""
+        """Refuse to mix a new accumulation with the last one."""
         self._refuse_what_would_be_wrong()
-        is_plain = type(self.parameter.data) is Tensor
-        if is_plain and self.parameter.grad is None:
-            if self._seen:  # the gradient was dropped, so its rows do not count
-                self.reset()
-        elif self.is_applied:
+        if not self.is_applied:
+            return
+        if self.parameter.grad is not None:
             msg = (
                 "the gradient of the last step is still there and has been "
                 "preconditioned already: call optimizer.zero_grad() after each step "
                 "inside trainact.deferred"
             )
             raise RuntimeError(msg)
+        self.reset()
 
     def _refuse_what_would_be_wrong(self) -> None:
         if in_transform():
@@ -140,7 +209,7 @@ class Accumulator:
                 "a torch.func transform has neither: leave the with block"
             )
             raise RuntimeError(msg)
-        if DistributedDataParallel._active_ddp_module is not None and not self.groups:  # pyright: ignore[reportPrivateUsage]
+        if DistributedDataParallel._active_ddp_module is not None and not self.ranks:  # pyright: ignore[reportPrivateUsage]
             msg = (
                 "trainact.deferred was given a model without its DDP wrapper, so that "
                 "each rank would step with statistics of its own and the replicas "
@@ -156,18 +225,17 @@ class _Observe(torch.autograd.Function):
     def forward(
         weight: Tensor,
         seen: Tensor,  # noqa: ARG004
-        num_rows: int,  # noqa: ARG004
-        accumulator: Accumulator,  # noqa: ARG004
+        add: Callable[[Tensor], None],  # noqa: ARG004
     ) -> Tensor:
         return weight.view_as(weight)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        _, seen, ctx.num_rows, ctx.accumulator = inputs
+        _, seen, ctx.add = inputs
         ctx.save_for_backward(seen)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (seen,) = ctx.saved_tensors
-        ctx.accumulator.add(seen, ctx.num_rows)
-        return grad_outputs[0], None, None, None
+        ctx.add(seen)
+        return grad_outputs[0], None, None

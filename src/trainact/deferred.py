@@ -73,7 +73,10 @@ class deferred:  # noqa: N801
         self._undo: list[Callable[[], Any]] = []
 
     def __enter__(self) -> deferred:
-        self._owners = [self._own(name, layer) for name, layer in self._layers]
+        owners: list[tuple[TrActLayer, Accumulator, Optimizer]] = []
+        for name, layer in self._layers:
+            owners.append((layer, *self._own(name, layer, owners)))
+        self._owners = owners
         for layer, accumulator, _ in self._owners:
             layer._accumulator = accumulator  # pyright: ignore[reportPrivateUsage]
         for optimizer in self._optimizers:
@@ -89,12 +92,16 @@ class deferred:  # noqa: N801
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for undo in self._undo:
-            undo()
-        self._undo.clear()
-        for layer, _, _ in self._owners:
-            layer._accumulator = None  # pyright: ignore[reportPrivateUsage]
-        self._owners = []
+        try:
+            if error is None:
+                self._precondition_what_is_left()
+        finally:
+            for undo in self._undo:
+                undo()
+            self._undo.clear()
+            for layer, _, _ in self._owners:
+                layer._accumulator = None  # pyright: ignore[reportPrivateUsage]
+            self._owners = []
 
     def precondition(self) -> None:
         """Apply the inverse to the accumulated gradients now, before the step.
@@ -105,14 +112,20 @@ class deferred:  # noqa: N801
         for optimizer in self._optimizers:
             self._precondition(optimizer)
 
+    def _precondition_what_is_left(self) -> None:
+        """After the block every gradient is as TrAct leaves it."""
+        for _, accumulator, optimizer in self._owners:
+            if accumulator.parameter.grad is not None:
+                self._precondition(optimizer)
+
     @torch.no_grad()
     def _precondition(self, optimizer: Optimizer) -> None:
         for layer, accumulator, owner in self._owners:
-            grad = accumulator.parameter.grad
-            if owner is not optimizer or grad is None or accumulator.is_applied:
+            if owner is not optimizer or accumulator.is_applied:
                 continue
             factor = accumulator.factor(layer.lam)
-            if factor is not None:
+            grad = accumulator.parameter.grad
+            if factor is not None and grad is not None:
                 _apply_in_place(grad, factor)
             accumulator.is_applied = True
 
@@ -137,17 +150,24 @@ class deferred:  # noqa: N801
                 accumulator.reset()
 
     def _own(
-        self, name: str, layer: TrActLayer
-    ) -> tuple[TrActLayer, Accumulator, Optimizer]:
+        self,
+        name: str,
+        layer: TrActLayer,
+        owners: list[tuple[TrActLayer, Accumulator, Optimizer]],
+    ) -> tuple[Accumulator, Optimizer]:
         if layer._accumulator is not None:  # pyright: ignore[reportPrivateUsage]
             msg = f"layer {name!r} is in a trainact.deferred block already"
             raise ValueError(msg)
         weight = layer.weight
+        for _, accumulator, optimizer in owners:
+            if accumulator.parameter is weight:  # tied: one gradient, one factor
+                return accumulator, optimizer
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 if any(parameter is weight for parameter in group["params"]):
-                    groups = _groups(self._model, layer)
-                    return layer, Accumulator(weight, groups), optimizer  # pyright: ignore[reportArgumentType]
+                    num_groups = getattr(layer, "groups", 1)
+                    ranks = _ranks(self._model, layer)
+                    return Accumulator(weight, num_groups, ranks), optimizer  # pyright: ignore[reportArgumentType]
         msg = (
             f"the weight of layer {name!r} is not in the given optimizer: pass the one "
             "that trains it (several as a list), and enter the block before the forward"
@@ -155,7 +175,7 @@ class deferred:  # noqa: N801
         raise ValueError(msg)
 
 
-def _groups(model: nn.Module, layer: TrActLayer) -> list[Group]:
+def _ranks(model: nn.Module, layer: TrActLayer) -> list[Group]:
     """Ranks whose gradients are averaged, so that their statistics belong together."""
     if isinstance(model, DistributedDataParallel):
         return [Group(model.process_group)]
@@ -168,38 +188,59 @@ def _groups(model: nn.Module, layer: TrActLayer) -> list[Group]:
 
 def _apply_in_place(grad: Tensor, factor: Factor) -> None:
     """Precondition a gradient where it lies: buckets of DDP are views of it."""
-    local = _local_rows(grad, factor)
-    local.copy_(apply_factor(local, *factor))
+    local, start = _local_rows(grad)
+    num_groups = len(factor.inner)
+    size = len(grad) // num_groups
+    for group in range(num_groups):
+        part = local[max(0, group * size - start) : max(0, (group + 1) * size - start)]
+        own = [None if tensor is None else tensor[group, None] for tensor in factor]
+        part.copy_(apply_factor(part, *Factor(*own)))  # pyright: ignore[reportArgumentType]
 
 
-def _local_rows(grad: Tensor, factor: Factor) -> Tensor:
-    """This rank's rows of a gradient: each row is preconditioned by itself."""
+def _local_rows(grad: Tensor) -> tuple[Tensor, int]:
+    """Each row is preconditioned by itself, so a sharded gradient is not gathered.
+
+    Args:
+        grad: a gradient, sharded or not.
+
+    Returns:
+        This rank's rows of it, and the number of the first.
+
+    Raises:
+        RuntimeError: if a row is divided among ranks.
+    """
     placements = getattr(grad, "placements", None)
     if placements is None:
-        return grad
-    if len(factor.inner) > 1 or any(p.is_shard() and p.dim != 0 for p in placements):
+        return grad, 0
+    if any(p.is_shard() and p.dim != 0 for p in placements):
         msg = (
-            f"the gradient is sharded as {placements}, across the entries of a row or "
-            "the groups of a convolution: shard over output channels (dimension 0) "
-            "and use groups=1"
+            f"the gradient is sharded as {placements}, across the entries of a row: "
+            "shard over output channels (dimension 0)"
         )
         raise RuntimeError(msg)
-    return grad.to_local()  # pyright: ignore[reportAttributeAccessIssue]
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    mesh = grad.device_mesh  # pyright: ignore[reportAttributeAccessIssue]
+    _, offset = compute_local_shape_and_global_offset(grad.shape, mesh, placements)
+    return grad.to_local(), offset[0]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _also_on_zero_grad(
     optimizer: Optimizer, reset: Callable[[Optimizer], None]
 ) -> Callable[[], None]:
     """Run ``reset`` with every zero_grad, until the returned function is called."""
+    own = vars(optimizer).get("zero_grad")
     plain = optimizer.zero_grad
 
     def zero_grad(*args: Any, **kwargs: Any) -> None:
         plain(*args, **kwargs)
         reset(optimizer)
 
-    optimizer.zero_grad = zero_grad
-
     def undo() -> None:
-        vars(optimizer).pop("zero_grad", None)
+        if own is None:
+            vars(optimizer).pop("zero_grad", None)
+        else:
+            optimizer.zero_grad = own
 
+    optimizer.zero_grad = zero_grad
     return undo

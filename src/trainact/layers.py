@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainact.geometry import Geometry, conv_geometry
-from trainact.precondition import precondition
+from trainact.precondition import may_be_transformed, precondition
 from trainact.statistics import local_factor
 from trainact.sync import Group, precondition_over_ranks
 
@@ -63,10 +63,11 @@ class TrActLayer(nn.Module):
         """Whether this call will produce a weight gradient to precondition."""
         # A weight that torch.func has put in place of the Parameter does not say
         # whether it will get a gradient.
+        in_doubt = not isinstance(weight, nn.Parameter) and may_be_transformed()
         return (
             self.training
             and torch.is_grad_enabled()
-            and (weight.requires_grad or not isinstance(weight, nn.Parameter))
+            and (weight.requires_grad or in_doubt)
             and x.is_floating_point()
         )
 

@@ -8,7 +8,7 @@ one node each, for any batch size. Eager code calls what is inside directly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -71,8 +71,10 @@ def _dual_factor(
     with rows.full_precision(x):
         rows_GNP = rows.extract_rows(x, _unflatten(numbers, padding_mode))
         inner, basis, outer = factorise_rows(rows_GNP, lam, in_span)
-    # An operator has a fixed number of results: an empty one stands for None.
-    return inner, basis, basis.new_empty(0) if outer is None else outer  # pyright: ignore[reportReturnType, reportOptionalMemberAccess]
+    # An operator has a fixed number of results, in a fixed layout (LAPACK's is column
+    # by column): an empty one stands for None.
+    basis = cast("Tensor", basis).contiguous()
+    return inner.contiguous(), basis, basis.new_empty(0) if outer is None else outer
 
 
 @_dual_factor.register_fake

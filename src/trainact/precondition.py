@@ -55,9 +55,18 @@ def precondition(weight: Tensor, factor: Factor) -> Tensor:
     Returns:
         The weight: same values, same dtype.
     """
-    if torch.compiler.is_compiling() or in_transform():
+    if may_be_transformed():
         return _add_zero(weight, factor)
     return _Precondition.apply(weight, *factor)  # pyright: ignore[reportReturnType]
+
+
+def may_be_transformed() -> bool:
+    """Whether a `torch.func` transform is running, or may be: compiled code can't tell.
+
+    Returns:
+        True under `torch.compile` and inside a transform.
+    """
+    return torch.compiler.is_compiling() or in_transform()
 
 
 def in_transform() -> bool:

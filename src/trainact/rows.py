@@ -6,6 +6,8 @@ input's vectors.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,9 +27,10 @@ def count_rows(x: Tensor, geometry: Geometry | None) -> int:
         Batch x tokens, or batch x output positions.
     """
     if geometry is None:
-        return x.shape[:-1].numel()
+        # x.shape.numel() and len(x) would tie compiled code to one batch size.
+        return math.prod(x.shape[:-1])
     images = _batched(x, geometry)
-    return geometry.num_rows(len(images), images.shape[2:])
+    return geometry.num_rows(images.shape[0], images.shape[2:])
 
 
 def count_entries(x: Tensor, geometry: Geometry | None) -> int:

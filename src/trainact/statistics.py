@@ -26,6 +26,7 @@ def local_factor(
     Returns:
         The primal form for at least as many rows as entries, otherwise the dual form.
     """
+    x = x.detach()  # no_grad stops reverse mode alone: torch.func.jvp would go on
     num_rows = rows.count_rows(x, geometry)
     with rows.full_precision(x):
         if num_rows >= rows.count_entries(x, geometry):

@@ -6,24 +6,26 @@ ranks use one P. So A is summed over ranks, weighted by rows: one asynchronous
 all-reduce of n x n numbers and the row count, started in the forward and awaited in the
 backward, where the factorisation follows.
 
-With many entries and few rows (the dual form) the rows are gathered instead, which
-costs a wait for the row counts.
+With many entries the row counts are exchanged first, which costs a wait; if there are
+fewer rows than entries (the dual form), the rows are gathered instead of summed.
 """
 
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.weak import TensorWeakRef
 
 from trainact import rows
 from trainact.factor import Factor, apply_factor, factorise, factorise_rows
 from trainact.geometry import Geometry
-from trainact.patches import accumulation_dtype, statistics_dtype
+from trainact.patches import statistics_dtype
 from trainact.precondition import in_transform
 from trainact.precondition import precondition as precondition_with
 from trainact.statistics import sum_products
@@ -61,60 +63,55 @@ class Group:
 
 
 class Pending:
-    """The sums of one call on their way around the ranks, and then its factor.
+    """The statistics of one call on their way around the ranks, and then its factor.
 
     Args:
-        x: the layer's input.
-        geometry: of the layer, or None for a linear one.
-        lam: damping.
-        group: to sum over.
+        finish: waits for the other ranks and factorises.
+        token: saved for the backward like any other tensor, and held by nobody else.
     """
 
-    def __init__(
-        self, x: Tensor, geometry: Geometry | None, lam: float, group: Group
-    ) -> None:
-        products_GPP = sum_products(x, geometry)
-        self.shape = products_GPP.shape
-        self.dtype = statistics_dtype(x)
-        self.lam = lam
-        self.input = weakref.ref(x)
+    def __init__(self, finish: Callable[[], Factor], token: Tensor) -> None:
         self.used = False
-        self._buffer = join_sums(products_GPP, rows.count_rows(x, geometry))
-        self._work = dist.all_reduce(self._buffer, group=group.group, async_op=True)
+        self._finish: Callable[[], Factor] | None = finish
         self._factor: Factor | None = None
+        self._token = TensorWeakRef(token)
+
+    @property
+    def recomputable(self) -> bool:
+        """Whether checkpointing has dropped what the call saved, to make it again."""
+        return self._token() is None
 
     def factor(self) -> Factor:
-        """Wait for the sums and factorise them, once.
+        """Wait for the other ranks and factorise, once.
 
         Returns:
             The factor of all ranks' rows.
         """
         self.used = True
-        if self._factor is None:
-            self._work.wait()
-            gram_GPP = split_sums(self._buffer, self.shape)
-            self._factor = factorise(gram_GPP, self.lam, self.dtype)
-        return self._factor
+        if self._finish is not None:
+            self._factor, self._finish = self._finish(), None
+        return cast("Factor", self._factor)
 
 
 class _PreconditionLater(torch.autograd.Function):
-    """Identity forward; the backward waits for the sums of all ranks."""
+    """Identity forward; the backward waits for the statistics of all ranks."""
 
     @staticmethod
-    def forward(weight: Tensor, pending: Pending) -> Tensor:  # noqa: ARG004
+    def forward(weight: Tensor, token: Tensor, pending: Pending) -> Tensor:  # noqa: ARG004
         return weight.view_as(weight)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        ctx.pending = inputs[1]
+        _, token, ctx.pending = inputs
+        ctx.save_for_backward(token)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = grad_outputs
         with torch.autocast(grad.device.type, enabled=False):
             with torch.no_grad():
                 factor = ctx.pending.factor()
-            return apply_factor(grad, *factor), None
+            return apply_factor(grad, *factor), None, None
 
 
 def precondition_over_ranks(
@@ -145,17 +142,18 @@ def precondition_over_ranks(
             would wait for each other forever.
     """
     _refuse_what_cannot_work()
-    if rows.count_entries(x, geometry) > MAX_SUMMED_ENTRIES:
-        factor = _factor_of_gathered_rows(x, geometry, lam, group)
-        return precondition_with(weight, factor)
+    is_wide = rows.count_entries(x, geometry) > MAX_SUMMED_ENTRIES
+    start = _start_rows if is_wide else _start_sums
     if torch.compiler.is_compiling():
-        return precondition_with(weight, _factor_now(x, geometry, lam, group))
-    pending = _first_pass(owner, x)
-    if pending is None:
         with torch.no_grad(), rows.full_precision(x):
-            pending = Pending(x, geometry, lam, group)
+            factor = start(x, geometry, lam, group, wait=True)()
+        return precondition_with(weight, factor)
+    token = x.new_empty(0)
+    pending = _first_pass(owner)
+    if pending is None:
+        pending = Pending(start(x, geometry, lam, group), token)
         _remember(owner, pending)
-    return _PreconditionLater.apply(weight, pending)  # pyright: ignore[reportReturnType]
+    return _PreconditionLater.apply(weight, token, pending)  # pyright: ignore[reportReturnType]
 
 
 def join_sums(products_GPP: Tensor, num_rows: int) -> Tensor:
@@ -186,53 +184,73 @@ def split_sums(buffer: Tensor, shape: torch.Size) -> Tensor:
 
 
 @torch.no_grad()
-def _factor_now(
-    x: Tensor, geometry: Geometry | None, lam: float, group: Group
-) -> Factor:
+def _start_sums(
+    x: Tensor, geometry: Geometry | None, lam: float, group: Group, wait: bool = False
+) -> Callable[[], Factor]:
     with rows.full_precision(x):
         products_GPP = sum_products(x, geometry)
-        buffer = join_sums(products_GPP, rows.count_rows(x, geometry))
-        dist.all_reduce(buffer, group=group.group)
-        gram_GPP = split_sums(buffer, products_GPP.shape)
-        return factorise(gram_GPP, lam, statistics_dtype(x))
+    shape, dtype = products_GPP.shape, statistics_dtype(x)
+    buffer = join_sums(products_GPP, rows.count_rows(x, geometry))
+    work = dist.all_reduce(buffer, group=group.group, async_op=not wait)
+
+    def finish() -> Factor:
+        if work is not None:
+            work.wait()
+        return factorise(split_sums(buffer, shape), lam, dtype)
+
+    return finish
 
 
 @torch.no_grad()
-def _factor_of_gathered_rows(
-    x: Tensor, geometry: Geometry | None, lam: float, group: Group
-) -> Factor:
+def _start_rows(
+    x: Tensor, geometry: Geometry | None, lam: float, group: Group, wait: bool = False
+) -> Callable[[], Factor]:
+    num_rows = rows.count_rows(x, geometry)
+    counts = gather_counts(num_rows, group, x.device)
+    if sum(counts) >= rows.count_entries(x, geometry):
+        return _start_sums(x, geometry, lam, group, wait)
     with rows.full_precision(x):
-        rows_GNP = gather_rows(rows.extract_rows(x, geometry), group)
-        num_rows = max(1, rows_GNP.shape[1])
-        if num_rows < rows_GNP.shape[2]:
-            return factorise_rows(rows_GNP, lam, in_span=not x.requires_grad)
-        wide_GNP = rows_GNP.to(accumulation_dtype(x))
-        return factorise(wide_GNP.mT @ wide_GNP / num_rows, lam, statistics_dtype(x))
+        rows_GNP = gather_rows(rows.extract_rows(x, geometry), counts, group)
+        factor = factorise_rows(rows_GNP, lam, in_span=not x.requires_grad)
+    return lambda: factor
 
 
-def gather_rows(rows_GNP: Tensor, group: Group) -> Tensor:
-    """Collect the rows of all ranks. Waits for the row counts.
+def gather_counts(num_rows: int, group: Group, device: torch.device) -> list[int]:
+    """Tell all ranks how many rows each has. Waits for them.
+
+    Args:
+        num_rows: this rank's.
+        group: to tell.
+        device: that the group's backend works on.
+
+    Returns:
+        Theirs, in the order of the ranks.
+    """
+    count = torch.tensor([num_rows], device=device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size(group.group))]
+    dist.all_gather(counts, count, group=group.group)
+    return [int(c) for c in counts]
+
+
+def gather_rows(rows_GNP: Tensor, counts: list[int], group: Group) -> Tensor:
+    """Collect the rows of all ranks.
 
     Args:
         rows_GNP: this rank's.
+        counts: how many each rank has.
         group: to collect over.
 
     Returns:
-        Theirs, in the order of the ranks; zeros take the place of no rows at all.
+        Theirs, in the order of the ranks; a row of zeros in place of no rows at all.
     """
-    world = dist.get_world_size(group.group)
     groups, num_rows, size = rows_GNP.shape
-    count = torch.tensor([num_rows], device=rows_GNP.device)
-    counts = [torch.zeros_like(count) for _ in range(world)]
-    dist.all_gather(counts, count, group=group.group)
-    sizes = [int(c) for c in counts]
-    padded = rows_GNP.new_zeros(groups, max(1, *sizes), size)
+    padded = rows_GNP.new_zeros(groups, max(1, *counts), size)
     padded[:, :num_rows] = rows_GNP
-    parts = [torch.empty_like(padded) for _ in range(world)]
+    parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded, group=group.group)
-    if sum(sizes) == 0:
+    if sum(counts) == 0:
         return parts[0]
-    return torch.cat([p[:, :n] for p, n in zip(parts, sizes, strict=True)], dim=1)
+    return torch.cat([p[:, :n] for p, n in zip(parts, counts, strict=True)], dim=1)
 
 
 _first_passes: weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[Pending]]]
@@ -244,21 +262,18 @@ def _remember(owner: nn.Module, pending: Pending) -> None:
     _first_passes[owner] = [*alive, weakref.ref(pending)]
 
 
-def _first_pass(owner: nn.Module, x: Tensor) -> Pending | None:
-    """The sums of the pass that this one recomputes, if it recomputes one."""
+def _first_pass(owner: nn.Module) -> Pending | None:
+    """The statistics of the pass that this one recomputes, if it recomputes one."""
     # Activation checkpointing runs the forward again inside the backward. The
-    # non-reentrant kind keeps the first pass's nodes, which hold the sums that count;
-    # what the second pass makes is dropped, and a second collective would be one too
-    # many. The reentrant kind ran its first pass without gradients: nothing is found.
+    # non-reentrant kind keeps the first pass's nodes, which hold the statistics that
+    # count, without the tensors saved for them; what the second pass makes is dropped,
+    # and a second collective would be one too many. The reentrant kind ran its first
+    # pass without gradients: nothing is found.
     if torch._C._current_graph_task_id() == -1:  # pyright: ignore[reportPrivateUsage]
         return None
     for ref in _first_passes.get(owner, []):
         pending = ref()
-        if pending is None or pending.used:
-            continue
-        # Checkpointing has dropped the first pass's input, or hands it in once more.
-        first_input = pending.input()
-        if first_input is None or first_input is x:
+        if pending is not None and pending.recomputable and not pending.used:
             return pending
     return None
 

@@ -129,12 +129,23 @@ def remove(model: ModelT) -> ModelT:
     Returns:
         The same object, with the same Parameters; a model without TrAct is left alone.
 
+    Raises:
+        ValueError: if a layer's class was changed since. Nothing has been changed then.
+
     Example:
         >>> import torch, trainact
         >>> trainact.remove(trainact.TrAct(torch.nn.Linear(3, 2)))
         Linear(in_features=3, out_features=2, bias=True)
     """
-    for module in list(tract_layers(model).values()):
+    layers = tract_layers(model)
+    for name, module in layers.items():
+        if type(module) not in PLAIN_CLASSES:
+            msg = (
+                f"layer {name!r} is a {type(module).__name__}, which something made of "
+                "the TrAct layer (as parametrize and fully_shard do): undo that first"
+            )
+            raise ValueError(msg)
+    for module in layers.values():
         module.__class__ = PLAIN_CLASSES[type(module)]  # pyright: ignore[reportAttributeAccessIssue]
         for name in ("_lam", "_group", "_accumulator"):
             vars(module).pop(name, None)

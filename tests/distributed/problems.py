@@ -11,25 +11,31 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import trainact
-from trainact import sync
+from trainact import accumulate, sync
 
 FIRST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "linear": (lambda: nn.Linear(7, 6), (7,)),
-    "wide linear, few rows": (lambda: nn.Linear(1100, 6), (1100,)),
-    "conv": (lambda: nn.Conv2d(3, 6, 3, stride=2, padding=1), (3, 7, 6)),
+    "linear": (lambda: nn.Linear(7, 7), (7,)),
+    "wide linear, few rows": (lambda: nn.Linear(110, 6), (110,)),
+    "wide linear, many rows": (lambda: nn.Linear(110, 6), (20, 110)),
+    "conv": (lambda: nn.Conv2d(3, 7, 3, stride=2, padding=1), (3, 7, 6)),
     "circular conv": (
         lambda: nn.Conv2d(2, 6, 3, padding=1, padding_mode="circular"),
         (2, 5, 5),
     ),
     "grouped conv": (lambda: nn.Conv2d(4, 6, 3, groups=2, bias=False), (4, 6, 6)),
-    "wide conv, few rows": (lambda: nn.Conv2d(5, 6, 15, stride=15), (5, 30, 15)),
+    "wide conv, few rows": (lambda: nn.Conv2d(5, 6, 5, stride=5), (5, 10, 5)),
 }
+ALL = [(kind, dtype) for kind in FIRST for dtype in (torch.float64, torch.float32)]
+# In place of trainact's own 1024, so that a layer may be small and above the limit.
+MAX_SUMMED_ENTRIES = 64
 LAM = 0.1
-BATCH = 12
 
 
 def make_model(kind: str, dtype: torch.dtype, **settings: Any) -> nn.Sequential:
     """The same weights in every process; TrAct on the first layer."""
+    if dist.is_initialized():  # a rank, whose process ends with the test
+        sync.MAX_SUMMED_ENTRIES = MAX_SUMMED_ENTRIES
+        accumulate.MAX_SUMMED_ENTRIES = MAX_SUMMED_ENTRIES
     torch.manual_seed(3)
     make, shape = FIRST[kind]
     first = make()
@@ -71,6 +77,7 @@ def train_alone(
     sizes: list[int],
     micro_batches: int = 1,
     steps: int = 5,
+    clip: float | None = None,
 ) -> Tensor:
     """What one process makes of the whole batch: how far the first weight moved."""
     model = make_model(kind, dtype)
@@ -80,6 +87,8 @@ def train_alone(
     for _ in range(steps):
         for part in parts_of(x, sizes, micro_batches):
             loss_of(model, x[part], y[part], len(x)).backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         optimizer.zero_grad()
     return model[0].weight.detach() - before

@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint
-import torch.distributed.fsdp
 
 # A rank that waits in a collective gives up first and shows where it waited.
 COLLECTIVE_SECONDS = 25
@@ -25,7 +23,9 @@ SECONDS = 75
 
 # Every rank is a fresh process, but torch is imported once for all of them.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([__name__])
+_context.set_forkserver_preload(
+    [__name__, "torch.distributed.checkpoint", "torch.distributed.fsdp", "trainact"]
+)
 
 
 def run(num_ranks: int, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -96,7 +96,7 @@ def _work(
     )
     try:
         answer = (True, function(*args))
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         answer = (False, traceback.format_exc())
     pipe.send_bytes(pickle.dumps(answer))
     pipe.close()

@@ -1,0 +1,145 @@
+"""torch.compile: no graph breaks, few graphs, and what eager code computes.
+
+The gradients are in the table of ways; here is what only compiled code can get wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+import trainact
+from tests.tolerances import FLOAT32_PROMISE, relative_error
+from trainact import ops, rows
+from trainact.geometry import conv_geometry
+
+from .table import FEW, LAYERS, gradient_like
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def graphs(layer: nn.Module, batches: list[torch.Tensor]) -> int:
+    """How many graphs these batches need, in training."""
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for x in batches:
+        compiled(x).square().sum().backward()
+    return counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_graph_breaks(name: str) -> None:
+    layer = trainact.TrAct(LAYERS[name].layer(torch.float32))
+    explanation = torch._dynamo.explain(layer)(LAYERS[name].input(torch.float32))
+    assert explanation.graph_break_count == 0
+    assert explanation.graph_count == 1
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_one_graph_for_one_shape(name: str) -> None:
+    layer = trainact.TrAct(LAYERS[name].layer(torch.float32))
+    batches = [LAYERS[name].input(torch.float32, seed) for seed in range(3)]
+    assert graphs(layer, batches) == 1
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_few_graphs_for_many_batch_sizes(name: str) -> None:
+    plain = LAYERS[name].layer(torch.float32)
+    shape = LAYERS[name].shape[1:]
+    batches = [torch.randn(size, *shape) for size in (16, 16, 7, 9, 33)]
+    number = graphs(trainact.TrAct(copy.deepcopy(plain)), batches)
+    # A layer whose batches change between the two forms needs a graph for each.
+    assert number <= graphs(plain, batches) + 1
+
+
+def test_the_dual_form_has_one_graph_for_any_batch_size() -> None:
+    layer = trainact.TrAct(nn.Conv2d(3, 4, 8, stride=8))
+    sizes = [8, *range(9, 30)]
+    assert graphs(layer, [torch.randn(n, 3, 16, 16) for n in sizes]) == 2
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_another_lam_is_one_more_graph(name: str) -> None:
+    layer = trainact.TrAct(LAYERS[name].layer(torch.float32))
+    x = LAYERS[name].input(torch.float32)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    counters.clear()
+    for number, lam in enumerate((0.1, 0.3, 0.7), start=1):
+        layer.lam = lam
+        gradients = []
+        for module in (compiled, layer, compiled):
+            layer.zero_grad()
+            module(x).square().sum().backward()
+            gradients.append(layer.weight.grad.clone())
+        assert counters["stats"]["unique_graphs"] == number
+        assert relative_error(gradients[0], gradients[1]) < FLOAT32_PROMISE
+        assert torch.equal(gradients[0], gradients[2])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("in_span", [False, True])
+def test_operators_are_what_they_say(name: str, dtype, in_span: bool) -> None:
+    case = LAYERS[name]
+    x = case.input(dtype)
+    geometry = None if case.kind == "linear" else conv_geometry(case.layer(dtype))
+    settings = ops._flatten(geometry)
+    torch.library.opcheck(torch.ops.trainact.sum_products.default, (x, *settings))
+    if rows.count_rows(x, geometry) < rows.count_entries(x, geometry):
+        torch.library.opcheck(
+            torch.ops.trainact.dual_factor.default, (x, *settings, 0.1, in_span)
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("name", FEW)
+def test_inductor(name: str, mode: str) -> None:
+    case = LAYERS[name]
+    plain = nn.Sequential(case.layer(torch.float32), nn.ReLU(), nn.Flatten())
+    treated = trainact.apply(copy.deepcopy(plain))
+    x = case.input(torch.float32)
+    outputs, gradients = [], []
+    for model, is_compiled in ((plain, True), (treated, True), (treated, False)):
+        model.zero_grad()
+        call = torch.compile(model, mode=mode, fullgraph=True) if is_compiled else model
+        z = call(x)
+        z.backward(gradient_like(z))
+        outputs.append(z.detach().clone())
+        gradients.append(model[0].weight.grad.clone())
+    # Inductor may choose another kernel for the layer itself: compare like with like.
+    assert torch.equal(outputs[1], outputs[0])
+    assert relative_error(gradients[1], gradients[2]) < FLOAT32_PROMISE
+
+
+@pytest.mark.slow
+def test_inductor_trains_a_model_of_growing_batches() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    models = [trainact.apply(copy.deepcopy(model)) for _ in range(2)]
+    for model, is_compiled in zip(models, (False, True), strict=True):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def loss(x, model=model):
+            return model(x).square().mean()
+
+        step = (
+            torch.compile(loss, fullgraph=True, dynamic=True) if is_compiled else loss
+        )
+        generator = torch.Generator().manual_seed(0)
+        for size in (4, 4, 6, 9):
+            optimizer.zero_grad()
+            step(torch.randn(size, 3, 6, 6, generator=generator)).backward()
+            optimizer.step()
+    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert relative_error(q, p) < FLOAT32_PROMISE

@@ -1,0 +1,113 @@
+"""Every layer in every way of training, against the oracle.
+
+1. The weight's gradient is what the plain layer's would be in the same way of training,
+   times (A + λI)⁻¹ (`test_plain_gradient_times_inverse`).
+2. It is the oracle's gradient (`test_oracle`).
+3. Outputs and bias gradients are the plain layer's, and so is the dtype of the
+   gradient (`test_nothing_else_changes`).
+4. With the ways, layers, dtypes and layouts drawn at random, 2 still holds
+   (`test_fuzz`).
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import trainact
+from tests.cases import draw_case, oracle_gradient, oracle_rows
+from tests.tolerances import relative_error, solve_rtol
+
+from .table import LAYERS, WAYS, Result, preconditioned
+
+ROWS = [(way, layer) for way in WAYS for layer in WAYS[way].layers]
+
+
+class Outcome(NamedTuple):
+    layer: nn.Module
+    x: Tensor
+    plain: Result
+    treated: Result
+
+
+@cache
+def outcome(way_name: str, layer_name: str) -> Outcome:
+    """Both layers trained on one batch; the three tests share it."""
+    way, case = WAYS[way_name], LAYERS[layer_name]
+    torch.manual_seed(0)
+    plain = case.layer(way.dtype)
+    treated = trainact.TrAct(copy.deepcopy(plain))
+    x = case.input(way.dtype)
+    x = way.view(x) if way.view else x
+    return Outcome(plain, x, way.run(plain, x), way.run(treated, x))
+
+
+@pytest.mark.parametrize(("way", "layer"), ROWS)
+def test_plain_gradient_times_inverse(way: str, layer: str, record_property) -> None:
+    plain, x, before, after = outcome(way, layer)
+    error = relative_error(after.weight, preconditioned(plain, x, before.weight))
+    record_property("relative_error", error)
+    assert error < WAYS[way].rtol
+
+
+@pytest.mark.parametrize(("way", "layer"), ROWS)
+def test_oracle(way: str, layer: str, record_property) -> None:
+    plain, x, _, after = outcome(way, layer)
+    error = relative_error(after.weight, oracle_gradient(plain, x, after.grad_z, 0.1))
+    record_property("relative_error", error)
+    assert error < WAYS[way].oracle_rtol
+
+
+@pytest.mark.parametrize(("way", "layer"), ROWS)
+def test_nothing_else_changes(way: str, layer: str) -> None:
+    _, _, before, after = outcome(way, layer)
+    assert after.weight.dtype == before.weight.dtype
+    assert after.weight.shape == before.weight.shape
+    if WAYS[way].same_forward:
+        assert torch.equal(after.z, before.z)
+    else:
+        assert relative_error(after.z, before.z) < WAYS[way].rtol
+    if before.bias is not None:
+        assert relative_error(after.bias, before.bias) < WAYS[way].rtol
+
+
+# Compiling takes a second for each geometry: the table does that. Layouts are drawn.
+DRAWN = [
+    name
+    for name, way in WAYS.items()
+    if "compile" not in name and "channels" not in name and way.view is None
+]
+KINDS = ("linear", "conv1d", "conv2d", "conv3d")
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    kind=st.sampled_from(KINDS),
+    way=st.sampled_from(DRAWN),
+    layout=st.sampled_from(["as it is", "channels last", "every second", "transposed"]),
+)
+@settings(max_examples=150)
+def test_fuzz(seed: int, kind: str, way: str, layout: str) -> None:
+    row, case = WAYS[way], draw_case(np.random.default_rng(seed), kind)
+    layer, x = trainact.TrAct(case.layer(row.dtype)), case.input(row.dtype)
+    if layout == "channels last" and 4 <= x.ndim == len(layer.weight.shape):
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        layer, x = (v.to(memory_format=formats[x.ndim]) for v in (layer, x))
+    elif layout == "every second":
+        x = x.repeat_interleave(2, dim=-1)[..., ::2]
+    elif layout == "transposed" and x.ndim > 1:
+        x = x.transpose(0, -1).contiguous().transpose(0, -1)
+    _, grad_z, weight, _ = row.run(layer, x)
+    truth = oracle_gradient(layer, x, grad_z, 0.1)
+    # A drawn input may be one row or nearly dependent rows: the general bound.
+    work = row.work or row.dtype
+    bound = max(solve_rtol(work, group, 0.1) for group in oracle_rows(layer, x))
+    assert relative_error(weight, truth) < max(bound, row.oracle_rtol), case

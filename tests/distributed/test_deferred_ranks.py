@@ -1,0 +1,187 @@
+"""`deferred` over ranks: micro-batches of R ranks are one batch of one process."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.nn.parallel import DistributedDataParallel
+
+import trainact
+from tests.distributed import problems
+from tests.distributed.processes import run
+from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
+
+RTOL = {torch.float64: ORACLE_RTOL, torch.float32: FLOAT32_PROMISE}
+MICRO_BATCHES = 3
+# The collectives of one step: above 64 entries row counts come first.
+EXPECTED = {
+    "wide linear, few rows": ["all_gather", "all_gather"],
+    "wide conv, few rows": ["all_gather", "all_gather"],
+    "wide linear, many rows": ["all_gather", "all_reduce"],
+}
+
+
+def parts(sizes: list[int], x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
+    xs, ys = (problems.shard(t, sizes).tensor_split(MICRO_BATCHES) for t in (x, y))
+    return list(zip(xs, ys, strict=True))
+
+
+def train_ddp(
+    kind: str,
+    dtype: torch.dtype,
+    sizes: list[int],
+    accumulates: bool,
+    clip: float | None,
+) -> Tensor:
+    model = problems.make_model(kind, dtype)
+    before = model[0].weight.detach().clone()
+    x, y = problems.make_batch(kind, dtype, sizes)
+    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    optimizer = problems.sgd(model)
+    with (
+        problems.counted_collectives() as names,
+        trainact.deferred(wrapped, optimizer) as step,
+    ):
+        for _ in range(5):
+            for k, (part_x, part_y) in enumerate(parts(sizes, x, y)):
+                waits = accumulates and k + 1 < MICRO_BATCHES
+                with wrapped.no_sync() if waits else nullcontext():
+                    loss = problems.loss_of(wrapped, part_x, part_y, len(x))
+                    (loss * len(sizes)).backward()
+            if clip is not None:
+                step.precondition()
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert names == 5 * EXPECTED.get(kind, ["all_reduce"]), (kind, names)
+    return model[0].weight.detach() - before
+
+
+def train_all(
+    sizes: list[int], accumulates: bool, clip: float | None
+) -> dict[tuple[str, torch.dtype], Tensor]:
+    return {case: train_ddp(*case, sizes, accumulates, clip) for case in problems.ALL}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "accumulates", "clip"),
+    [
+        ([6, 6], True, None),
+        ([9, 1, 2], True, 0.01),
+        ([9, 1, 2], False, None),
+        ([0, 12], True, None),
+    ],
+)
+def test_ddp_is_one_process(
+    sizes: list[int], accumulates: bool, clip: float | None
+) -> None:
+    moves = run(len(sizes), train_all, sizes, accumulates, clip)
+    for case in problems.ALL:
+        truth = problems.train_alone(*case, sizes, clip=clip)
+        errors = [relative_error(move[case], truth) for move in moves]
+        assert max(errors) < RTOL[case[1]], (case, errors)
+
+
+class Sometimes(nn.Module):
+    """Runs the layer under TrAct on some ranks only."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.bias = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor, runs: bool) -> Tensor:
+        return (self.inner(x) if runs else 0) + self.bias
+
+
+def layer_on_one_rank() -> Tensor:
+    model = Sometimes(problems.make_model("conv", torch.float64))
+    x, _ = problems.make_batch("conv", torch.float64, [12])
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    with trainact.deferred(wrapped, problems.sgd(model)):
+        (wrapped(x, dist.get_rank() == 1).sum() * dist.get_world_size()).backward()
+    return model.inner[0].weight.grad
+
+
+def test_a_rank_that_never_ran_the_layer_takes_part_in_the_sum() -> None:
+    model = problems.make_model("conv", torch.float64)
+    x, _ = problems.make_batch("conv", torch.float64, [12])
+    model(x).sum().backward()
+    for grad in run(2, layer_on_one_rank):
+        assert relative_error(grad, model[0].weight.grad) < ORACLE_RTOL
+
+
+def bare_model() -> str:
+    model = problems.make_model("linear", torch.float32)
+    wrapped = DistributedDataParallel(model)
+    x, _ = problems.make_batch("linear", torch.float32, [6, 6])
+    with (
+        trainact.deferred(model, problems.sgd(model)),
+        pytest.raises(RuntimeError) as caught,
+    ):
+        wrapped(x)
+    return str(caught.value)
+
+
+def test_a_bare_model_under_ddp_is_refused() -> None:
+    for message in run(2, bare_model):
+        assert "pass the DistributedDataParallel model" in message
+
+
+def train_fsdp(
+    kind: str, dtype: torch.dtype, sizes: list[int], how: str, clip: float | None
+) -> tuple[Tensor, int]:
+    model = problems.make_model(kind, dtype)
+    before = model[0].weight.detach().clone()
+    x, y = problems.make_batch(kind, dtype, sizes)
+    fully_shard(model[0])
+    fully_shard(model)
+    optimizer = problems.sgd(model)
+    num_collectives = 0
+    with trainact.deferred(model, optimizer) as step:
+        for _ in range(5):
+            for k, (part_x, part_y) in enumerate(parts(sizes, x, y)):
+                if how == "late":
+                    model.set_requires_gradient_sync(k + 1 == MICRO_BATCHES)
+                loss = problems.loss_of(model, part_x, part_y, len(x))
+                (loss * len(sizes)).backward()
+            with CommDebugMode() as mode:
+                step.precondition()
+            num_collectives += mode.get_total_counts()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            optimizer.zero_grad()
+    return model[0].weight.full_tensor().detach() - before, num_collectives
+
+
+def train_all_fsdp(
+    sizes: list[int], how: str, clip: float | None
+) -> dict[tuple[str, torch.dtype], tuple[Tensor, int]]:
+    return {case: train_fsdp(*case, sizes, how, clip) for case in problems.ALL}
+
+
+# 6 or 7 output channels: on 4 ranks 2 + 2 + 2 + 0, which splits convolution groups too.
+@pytest.mark.parametrize(
+    ("sizes", "how", "clip"),
+    [
+        ([6, 6], "late", None),
+        ([9, 3], "each", 0.01),
+        ([3, 0, 5, 4], "late", None),
+    ],
+)
+def test_fsdp2_is_one_process(sizes: list[int], how: str, clip: float | None) -> None:
+    moves = run(len(sizes), train_all_fsdp, sizes, how, clip)
+    for case in problems.ALL:
+        truth = problems.train_alone(*case, sizes, clip=clip)
+        errors = [relative_error(move[case][0], truth) for move in moves]
+        assert max(errors) < RTOL[case[1]], (case, errors)
+        # What the statistics need and nothing more: the weight is not gathered.
+        needed = 5 * len(EXPECTED.get(case[0], ["all_reduce"]))
+        assert [move[case][1] for move in moves] == [needed] * len(sizes), case
