@@ -18,13 +18,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from trainact import rows
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
 from trainact.patches import accumulation_dtype, statistics_dtype
-from trainact.precondition import in_transform
 from trainact.sync import (
     MAX_SUMMED_ENTRIES,
     Group,
@@ -33,6 +31,7 @@ from trainact.sync import (
     join_sums,
     split_sums,
 )
+from trainact.torch_internals import backward_task, in_ddp_forward, in_transform
 
 
 class Accumulator:
@@ -111,7 +110,7 @@ class Accumulator:
         """
         # The sums follow weight.grad: where that starts anew, so do they. Within one
         # backward it may still be missing while other calls' rows have been counted.
-        task = torch._C._current_graph_task_id()  # pyright: ignore[reportPrivateUsage]
+        task = backward_task()
         if task != self._graph_task and self._grad_is_missing():
             self.reset()
         self._graph_task = task
@@ -209,7 +208,7 @@ class Accumulator:
                 "a torch.func transform has neither: leave the with block"
             )
             raise RuntimeError(msg)
-        if DistributedDataParallel._active_ddp_module is not None and not self.ranks:  # pyright: ignore[reportPrivateUsage]
+        if in_ddp_forward() and not self.ranks:
             msg = (
                 "trainact.deferred was given a model without its DDP wrapper, so that "
                 "each rank would step with statistics of its own and the replicas "

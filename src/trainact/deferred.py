@@ -78,7 +78,7 @@ class deferred:  # noqa: N801
             owners.append((layer, *self._own(name, layer, owners)))
         self._owners = owners
         for layer, accumulator, _ in self._owners:
-            layer._accumulator = accumulator  # pyright: ignore[reportPrivateUsage]
+            layer.accumulator = accumulator
         for optimizer in self._optimizers:
             self._undo.append(
                 optimizer.register_step_pre_hook(self._before_step).remove
@@ -100,7 +100,7 @@ class deferred:  # noqa: N801
                 undo()
             self._undo.clear()
             for layer, _, _ in self._owners:
-                layer._accumulator = None  # pyright: ignore[reportPrivateUsage]
+                layer.accumulator = None
             self._owners = []
 
     def precondition(self) -> None:
@@ -155,10 +155,10 @@ class deferred:  # noqa: N801
         layer: TrActLayer,
         owners: list[tuple[TrActLayer, Accumulator, Optimizer]],
     ) -> tuple[Accumulator, Optimizer]:
-        if layer._accumulator is not None:  # pyright: ignore[reportPrivateUsage]
+        if layer.accumulator is not None:
             msg = f"layer {name!r} is in a trainact.deferred block already"
             raise ValueError(msg)
-        weight = layer.weight
+        weight: Any = layer.weight
         for _, accumulator, optimizer in owners:
             if accumulator.parameter is weight:  # tied: one gradient, one factor
                 return accumulator, optimizer
@@ -167,7 +167,7 @@ class deferred:  # noqa: N801
                 if any(parameter is weight for parameter in group["params"]):
                     num_groups = getattr(layer, "groups", 1)
                     ranks = _ranks(self._model, layer)
-                    return Accumulator(weight, num_groups, ranks), optimizer  # pyright: ignore[reportArgumentType]
+                    return Accumulator(weight, num_groups, ranks), optimizer
         msg = (
             f"the weight of layer {name!r} is not in the given optimizer: pass the one "
             "that trains it (several as a list), and enter the block before the forward"
@@ -182,7 +182,7 @@ def _ranks(model: nn.Module, layer: TrActLayer) -> list[Group]:
     mesh = getattr(layer.weight, "device_mesh", None)
     if mesh is not None:
         return [Group(mesh.get_group(dim)) for dim in range(mesh.ndim)]
-    own = layer._group  # pyright: ignore[reportPrivateUsage]
+    own = layer.ranks
     return [] if own is None or own.is_alone() else [own]
 
 
@@ -193,11 +193,13 @@ def _apply_in_place(grad: Tensor, factor: Factor) -> None:
     size = len(grad) // num_groups
     for group in range(num_groups):
         part = local[max(0, group * size - start) : max(0, (group + 1) * size - start)]
-        own = [None if tensor is None else tensor[group, None] for tensor in factor]
-        part.copy_(apply_factor(part, *Factor(*own)))  # pyright: ignore[reportArgumentType]
+        own: list[Any] = [
+            None if tensor is None else tensor[group, None] for tensor in factor
+        ]
+        part.copy_(apply_factor(part, *own))
 
 
-def _local_rows(grad: Tensor) -> tuple[Tensor, int]:
+def _local_rows(grad: Any) -> tuple[Tensor, int]:
     """Each row is preconditioned by itself, so a sharded gradient is not gathered.
 
     Args:
@@ -220,9 +222,9 @@ def _local_rows(grad: Tensor) -> tuple[Tensor, int]:
         raise RuntimeError(msg)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    mesh = grad.device_mesh  # pyright: ignore[reportAttributeAccessIssue]
+    mesh = grad.device_mesh
     _, offset = compute_local_shape_and_global_offset(grad.shape, mesh, placements)
-    return grad.to_local(), offset[0]  # pyright: ignore[reportAttributeAccessIssue]
+    return grad.to_local(), offset[0]
 
 
 def _also_on_zero_grad(

@@ -29,8 +29,8 @@ class TrActLayer(nn.Module):
     r"""What all layers trained by TrAct share: the damping :math:`\lambda`."""
 
     _lam: float
-    _group: Group | None = None
-    _accumulator: Accumulator | None = None
+    ranks: Group | None = None
+    accumulator: Accumulator | None = None
 
     @property
     def lam(self) -> float:
@@ -44,11 +44,11 @@ class TrActLayer(nn.Module):
     @property
     def sync(self) -> Any:
         """Ranks that share statistics: False, True (all of them) or a process group."""
-        return False if self._group is None else (self._group.group or True)
+        return False if self.ranks is None else (self.ranks.group or True)
 
     @sync.setter
     def sync(self, value: Any) -> None:
-        self._group = make_group(value)
+        self.ranks = make_group(value)
 
     def extra_repr(self) -> str:
         """The parent's description and λ.
@@ -56,7 +56,7 @@ class TrActLayer(nn.Module):
         Returns:
             What `repr` shows between the brackets.
         """
-        sync = "" if self._group is None else f", sync={self._group!r}"
+        sync = "" if self.ranks is None else f", sync={self.ranks!r}"
         return f"{super().extra_repr()}, lam={self.lam:g}{sync}"
 
     def _trains(self, weight: Tensor, x: Tensor) -> bool:
@@ -73,11 +73,11 @@ class TrActLayer(nn.Module):
 
     def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
         """The weight, with its gradient to be preconditioned for this input."""
-        if self._accumulator is not None:
-            return self._accumulator.observe(weight, x, geometry)  # pyright: ignore[reportAttributeAccessIssue]
-        if self._group is not None and not self._group.is_alone():
+        if self.accumulator is not None:
+            return self.accumulator.observe(weight, x, geometry)  # pyright: ignore[reportAttributeAccessIssue]
+        if self.ranks is not None and not self.ranks.is_alone():
             return precondition_over_ranks(
-                weight, x, geometry, self.lam, self._group, owner=self
+                weight, x, geometry, self.lam, self.ranks, owner=self
             )
         if x.numel() == 0:
             return weight

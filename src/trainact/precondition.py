@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 from trainact.factor import Factor, apply_factor
+from trainact.torch_internals import in_transform
 
 
 class _Precondition(torch.autograd.Function):
@@ -67,15 +67,6 @@ def may_be_transformed() -> bool:
         True under `torch.compile` and inside a transform.
     """
     return torch.compiler.is_compiling() or in_transform()
-
-
-def in_transform() -> bool:
-    """Whether a `torch.func` transform (grad, vmap, jvp ...) is running, in eager mode.
-
-    Returns:
-        True inside a transform.
-    """
-    return functorch.peek_interpreter_stack() is not None
 
 
 def _add_zero(weight: Tensor, factor: Factor) -> Tensor:

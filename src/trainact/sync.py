@@ -19,16 +19,15 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.weak import TensorWeakRef
 
 from trainact import rows
 from trainact.factor import Factor, apply_factor, factorise, factorise_rows
 from trainact.geometry import Geometry
 from trainact.patches import statistics_dtype
-from trainact.precondition import in_transform
 from trainact.precondition import precondition as precondition_with
 from trainact.statistics import sum_products
+from trainact.torch_internals import backward_task, in_ddp_join, in_transform
 
 # Up to this many entries A is summed whatever the number of rows; all ranks must choose
 # alike, and the entries are the same on all of them.
@@ -269,7 +268,7 @@ def _first_pass(owner: nn.Module) -> Pending | None:
     # count, without the tensors saved for them; what the second pass makes is dropped,
     # and a second collective would be one too many. The reentrant kind ran its first
     # pass without gradients: nothing is found.
-    if torch._C._current_graph_task_id() == -1:  # pyright: ignore[reportPrivateUsage]
+    if backward_task() == -1:
         return None
     for ref in _first_passes.get(owner, []):
         pending = ref()
@@ -287,8 +286,7 @@ def _refuse_what_cannot_work() -> None:
             "transform: use sync=False there"
         )
         raise RuntimeError(msg)
-    active = DistributedDataParallel._active_ddp_module  # pyright: ignore[reportPrivateUsage]
-    if active is not None and active._join_config.enable:  # pyright: ignore[reportPrivateUsage]
+    if in_ddp_join():
         msg = (
             "TrAct with sync=True does not work inside DDP's join(): a rank that has "
             "run out of batches takes no part in the sum of the statistics, and the "

@@ -147,7 +147,7 @@ def remove(model: ModelT) -> ModelT:
             raise ValueError(msg)
     for module in layers.values():
         module.__class__ = PLAIN_CLASSES[type(module)]  # pyright: ignore[reportAttributeAccessIssue]
-        for name in ("_lam", "_group", "_accumulator"):
+        for name in ("_lam", "ranks", "accumulator"):
             vars(module).pop(name, None)
     return model
 
@@ -209,7 +209,7 @@ def _convert(layer: LayerT, lam: float, group: Group | None) -> LayerT:
     converted = cast("TrActLayer", layer)
     converted.lam = lam
     if group is not None:
-        converted._group = group  # pyright: ignore[reportPrivateUsage]
+        converted.ranks = group
     return layer
 
 
