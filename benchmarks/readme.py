@@ -69,9 +69,10 @@ def steps_section() -> str:
                     f"{row['median_ms']:.0f} |"
                 )
     last = records[-1]
+    rounds = " / ".join(str(record["rounds"]) for record in records)
     lines += [
         "",
-        f"{last['rounds']} rounds, torch {last['torch']}, {last['device']}, "
+        f"{rounds} rounds, torch {last['torch']}, {last['device']}, "
         f"{last['threads']} threads; `make bench`, from "
         f"`{STEPS.relative_to(ROOT)}`. Not measured on a GPU yet.",
     ]
