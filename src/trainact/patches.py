@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from trainact.geometry import Geometry
 
-FILL = {"reflect": "reflect", "replicate": "replicate", "circular": "circular"}
-
 
 def pad(x: Tensor, geometry: Geometry) -> Tensor:
     """Add the layer's border to a batch.
@@ -28,7 +26,8 @@ def pad(x: Tensor, geometry: Geometry) -> Tensor:
     amounts = [size for pair in reversed(geometry.padding) for size in pair]
     if not any(amounts):
         return x
-    return F.pad(x, amounts, FILL.get(geometry.padding_mode, "constant"))
+    mode = geometry.padding_mode
+    return F.pad(x, amounts, "constant" if mode == "zeros" else mode)
 
 
 def windows(padded: Tensor, geometry: Geometry) -> Tensor:

@@ -15,6 +15,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     TensorDataset,
 )
@@ -185,10 +186,10 @@ def train_batches(
     Returns:
         A loader whose every batch is one index operation; no image is left out.
     """
-    dataset = TensorDataset(data.train_images.to(device), data.train_labels.to(device))
     generator = torch.Generator().manual_seed(config.seed)
-    order = RandomSampler(range(len(dataset)), generator=generator)
-    return _loader(dataset, BatchSampler(order, config.batch_size, drop_last=False))
+    order = RandomSampler(range(len(data.train_labels)), generator=generator)
+    dataset = TensorDataset(data.train_images.to(device), data.train_labels.to(device))
+    return _loader(dataset, order, config.batch_size)
 
 
 def test_batches(
@@ -204,12 +205,15 @@ def test_batches(
     Returns:
         A loader.
     """
+    order = SequentialSampler(range(len(data.test_labels)))
     dataset = TensorDataset(data.test_images.to(device), data.test_labels.to(device))
-    order = SequentialSampler(range(len(dataset)))
-    return _loader(dataset, BatchSampler(order, config.batch_size, drop_last=False))
+    return _loader(dataset, order, config.batch_size)
 
 
-def _loader(dataset: TensorDataset, batches: BatchSampler) -> DataLoader[Batch]:
+def _loader(
+    dataset: TensorDataset, order: Sampler[int], batch_size: int
+) -> DataLoader[Batch]:
+    batches = BatchSampler(order, batch_size, drop_last=False)
     loader: Any = DataLoader(dataset, sampler=batches, batch_size=None)
     return loader
 
