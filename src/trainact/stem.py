@@ -1,64 +1,81 @@
 """Which layers of this model are its first layers?
 
-Two ways to tell. By structure: the first layer with parameters, where the order of
-registration is known to be the order of execution, or where its name is one of the
-spellings that stems have. By following an example input: run the model once and see
-which layers the raw input reaches before it has met any parameter. Where neither gives
-a clear answer, the error lists the candidates.
+Three ways to tell, the first one that is certain counts: what the model is made of
+(`structure`), an input made up from what the model says that it takes (`examples`) and
+followed on shapes alone (`follow`), or the user's own example input, followed the same
+way. Where none gives a clear answer, the error lists the candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.nn.parameter import UninitializedParameter
 
+from trainact.examples import IMAGE_NAMES, make_examples
+from trainact.follow import Trace, follow
 from trainact.layers import TRACT_CLASSES, TrActLayer
+from trainact.origins import Meeting
+from trainact.structure import Structure, read_structure
 
-# Names that first layers have in torchvision, timm, Transformers, MONAI and the
-# repositories of the paper. A name counts only if nothing with parameters precedes it.
-STEM_NAMES = (
-    "conv1", "*.conv1", "conv1.0", "*.conv1.0", "conv_stem", "*.conv_stem",
-    "patch_embed.proj", "*.patch_embed.proj", "patch_embed.conv.0",
-    "patch_embed.backbone.*", "*.patch_embeddings.projection",
-    "*.patch_embedding", "patch_embedding.*", "conv_proj",
-    "features.0", "features.0.0", "features.conv0", "features.0.*",
-    "stem", "stem.0", "stem.0.0", "stem.proj", "stem.conv", "stem.conv1",
-    "stem.conv1.conv", "stem.conv.0", "stem_0", "stem_conv", "*.stem.0",
-    "*.embedder.convolution",
-    "Conv2d_1a_3x3.conv", "conv2d_1a.conv", "conv0.conv", "features.conv_1.conv",
-    "embed", "emb", "embedding", "fc0", "fc1", "linear1", "proj_in", "layers.0",
-"net.0", )  # fmt: skip
+# Operators of ATen that a Linear or Conv1d/2d/3d consists of.
+LINEAR_MAPS = {"convolution", "addmm", "mm", "bmm", "baddbmm", "linear", "mv", "addmv"}
+
+_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+REASONS: tuple[tuple[Any, str], ...] = (
+    (
+        _NORMS,
+        "a norm with trained scales in front: the layers behind it do not see the raw "
+        "input; with affine=False, or normalised data, they would",
+    ),
+    (
+        (nn.Embedding, nn.EmbeddingBag),
+        "a table is looked up: there are no inputs to it",
+    ),
+    (nn.MultiheadAttention, "attention on the raw input, one module for four maps"),
+    (nn.RNNBase, "a recurrent layer on the raw input, one module for many maps"),
+)
 
 
 def first_layers(model: nn.Module, example_input: Any = None) -> dict[str, nn.Module]:
     """Find the linear maps that the raw input reaches first.
 
-    Without an example the model's structure must give the answer. With one, the model
-    is run once, in eval mode and without gradients, and the input is followed through
-    everything that has no parameters (normalisation by constants, padding, reshaping,
-    space-to-depth) up to the first layer with parameters on each path.
+    Without an example the model's structure tells, if nothing but the first registered
+    layer can take the input; else the model is traced, on shapes alone, with an input
+    made up from its configuration. With an example that is followed, through everything
+    that has no parameters (normalisation by constants, padding, reshaping,
+    space-to-depth), up to the first layer with parameters on each path. A later layer
+    that sees the raw input together with features is not a first layer.
 
     Args:
-        model: any module.
-        example_input: a tensor, a tuple of positional arguments or a dict of keyword
-            arguments, on the model's device. Cost: one forward pass. The modes of the
-            modules and the random state are put back.
+        model: any module, on any device, meta included. It is left as it was.
+        example_input: a tensor, a tuple of positional arguments or a mapping of keyword
+            arguments. Only its shapes are looked at, unless the model's forward depends
+            on values: then the model is run for real, once.
 
     Returns:
-        Qualified name -> layer, as `trainact.apply` would choose; several for a model
-        with several stems.
+        Qualified name -> layer, as `trainact.apply` would choose, in the order of
+        execution; several for a model with several stems. Cost: a walk over the modules
+        where the structure tells, else about the time of a forward pass of one image.
 
     Raises:
-        ValueError: if no first layer can be told, or it is of an unsupported type. The
-            message lists the candidates.
+        ValueError: if no first layer can be told, or one of them is of an unsupported
+            type. The message lists the candidates.
 
     Example:
         >>> import torch, trainact
@@ -66,20 +83,162 @@ def first_layers(model: nn.Module, example_input: Any = None) -> dict[str, nn.Mo
         >>> trainact.first_layers(model)
         {'1': Linear(in_features=64, out_features=10, bias=True)}
     """
-    if example_input is not None:
-        return _follow(model, example_input)
-    name, module = next(_parametrised(model), (None, None))
-    if name is None or module is None:
-        msg = "the model has no parameters, so there is no first layer to train"
+    arrivals = _arrivals(model, example_input)
+    refusals = {a.name: why for a in arrivals if (why := _refusal(a))}
+    if refusals:
+        others = [a.name for a in arrivals if a.name not in refusals]
+        msg = f"{'; '.join(refusals.values())}. "
+        if others:
+            msg += f"To train only what TrAct can train here, pass layer={others}. "
+        raise ValueError(msg + candidates(model))
+    return {a.name: a.module for a in arrivals}
+
+
+def find_first_layers(
+    model: nn.Module, example_input: Any = None
+) -> dict[str, nn.Module]:
+    """Find the modules whose parameters the raw input meets first, of whatever type.
+
+    Args:
+        model: as for `first_layers`.
+        example_input: as for `first_layers`.
+
+    Returns:
+        Qualified name -> module.
+
+    Raises:
+        ValueError: if it cannot be told.
+    """
+    return {a.name: a.module for a in _arrivals(model, example_input)}
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """A module that the raw input reaches, and how where it is not a plain call."""
+
+    name: str
+    module: nn.Module
+    obstacle: str | None = None
+
+
+def _arrivals(model: nn.Module, example_input: Any) -> list[_Arrival]:
+    structure = read_structure(model)
+    if structure is None:
+        raise ValueError(_without_parameters(model))
+    if example_input is None and structure.doubt is None:
+        return [_Arrival(structure.first, model.get_submodule(structure.first))]
+    if example_input is None:
+        meetings = _follow_made_up(model, structure)
+        doubt = structure.doubt
+        remedy = "name it with layer='...', or pass example_input=."
+    else:
+        meetings = follow(model, example_input).meetings
+        doubt = "the example input reached no parameters"
+        remedy = "name it with layer='...'."
+    if not meetings:
+        msg = f"cannot tell the first layer: {doubt}; {remedy} {candidates(model)}"
         raise ValueError(msg)
-    if not _is_certain(model, name):
-        msg = (
-            "cannot tell the first layer from the model's structure: name it with "
-            f"layer='...', or pass example_input=. {candidates(model)}"
+    arrivals = [a for meeting in meetings for a in _at(model, meeting)]
+    return list({a.name: a for a in reversed(arrivals)}.values())[::-1]
+
+
+def _follow_made_up(model: nn.Module, structure: Structure) -> list[Meeting]:
+    """Follow the first made-up input that the model accepts.
+
+    It counts if it is what the model itself calls its main input, as Transformers'
+    models do, or if all layers that were in doubt took part: one that was left out may
+    be another input's first layer.
+
+    Returns:
+        The meetings; none if no input was conclusive.
+    """
+    if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+        return []
+    suspects = [model.get_submodule(name) for name in structure.suspects]
+    for example in make_examples(model, suspects):
+        try:
+            trace = follow(model, example, may_compute=False)
+        except Exception:  # it was not what the model takes
+            continue
+        main_input = getattr(model, "main_input_name", None)
+        is_main = isinstance(example, dict) and main_input in example
+        if (is_main and main_input in IMAGE_NAMES) or _ran_all(
+            structure.suspects, trace
+        ):
+            return trace.meetings
+    return []
+
+
+def _ran_all(suspects: Sequence[str], trace: Trace) -> bool:
+    """Whether the layers in doubt, or their likes in a list of blocks, took part.
+
+    A list's first layers are not alike: its next stem may wait for another input.
+
+    Returns:
+        True if nothing was left out.
+    """
+    used = set(_owners(trace.used))
+    firsts = {
+        owner for meeting in trace.meetings for owner in _owners(meeting.parameters)
+    }
+    alike = {re.sub(r"\d+", "#", name) for name in used - firsts}
+    return all(s in used or re.sub(r"\d+", "#", s) in alike for s in suspects)
+
+
+def _owners(parameters: Iterable[str]) -> dict[str, str]:
+    """Names of the modules that own parameters -> one of these."""
+    owners: dict[str, str] = {}
+    for parameter in parameters:
+        path = parameter.partition(".parametrizations.")[0]
+        is_own = path == parameter
+        owners.setdefault(path.rpartition(".")[0] if is_own else path, parameter)
+    return owners
+
+
+def _at(model: nn.Module, meeting: Meeting) -> list[_Arrival]:
+    """The modules that own the parameters of a meeting."""
+    arrivals: list[_Arrival] = []
+    for owner, parameter in _owners(meeting.parameters).items():
+        obstacle = None
+        if meeting.operator not in LINEAR_MAPS:
+            obstacle = f"the input meets {parameter!r} in {meeting.operator!r}"
+        elif owner not in meeting.callers:
+            caller = meeting.callers[-1] if meeting.callers else ""
+            obstacle = (
+                f"{parameter!r} is used by {caller!r}, not in its own layer's forward, "
+                "where TrAct would see it"
+            )
+        arrivals.append(_Arrival(owner, model.get_submodule(owner), obstacle))
+    return arrivals
+
+
+def _refusal(arrival: _Arrival) -> str | None:
+    """Why TrAct cannot train it."""
+    try:
+        check_supported(arrival.name, arrival.module)
+    except ValueError as error:
+        reason = _reason(arrival.module) or arrival.obstacle
+        return f"{error} ({reason})" if reason else str(error)
+    if arrival.obstacle:
+        return f"layer {arrival.name!r}: {arrival.obstacle}"
+    return None
+
+
+def _reason(module: nn.Module) -> str | None:
+    """What keeps TrAct from a kind of module that stands in front at times."""
+    for kinds, reason in REASONS:
+        if isinstance(module, kinds):
+            return reason
+    return None
+
+
+def _without_parameters(model: nn.Module) -> str:
+    if any("quantized" in type(m).__module__ for m in model.modules()):
+        return (
+            "the model is quantised: its weights are packed integers, which are not "
+            "trained; apply trainact to the floating-point model"
         )
-        raise ValueError(msg)
-    check_supported(name, module)
-    return {name: module}
+    return "the model has no parameters, so there is no first layer to train"
 
 
 def check_supported(name: str, module: nn.Module) -> None:
@@ -153,116 +312,3 @@ def _why_not_type(module: nn.Module) -> str:
             "plain layer, or trainact.functional.precondition in its forward"
         )
     return ": TrAct trains Linear and Conv1d/2d/3d; name one of those with layer='...'"
-
-
-def _parametrised(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Leaf modules with parameters of their own, in the order of registration."""
-    for name, module in model.named_modules():
-        is_leaf = next(module.children(), None) is None
-        if is_leaf and next(module.parameters(), None) is not None:
-            yield name, module
-
-
-def _is_certain(model: nn.Module, name: str) -> bool:
-    """Whether the first registered layer is surely the first executed one."""
-    if any(fnmatchcase(name, pattern) for pattern in STEM_NAMES):
-        return True
-    parent = model
-    for part in name.split(".") if name else ():
-        if type(parent) is not nn.Sequential:
-            return False
-        parent = parent.get_submodule(part)
-    return True
-
-
-def _follow(model: nn.Module, example_input: Any) -> dict[str, nn.Module]:
-    reached: dict[str, nn.Module] = {}
-    tracker = _Tracker(example_input)
-    handles = [
-        module.register_forward_pre_hook(
-            _note_raw_input(tracker, reached, name), with_kwargs=True
-        )
-        for name, module in _parametrised(model)
-    ]
-    try:
-        with _evaluating(model), torch.no_grad(), tracker:
-            _call(model, example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not reached:
-        msg = (
-            "the example input reached no layer with parameters before it met other "
-            f"parameters: name the first layer with layer='...'. {candidates(model)}"
-        )
-        raise ValueError(msg)
-    for name, module in reached.items():
-        check_supported(name, module)
-    return reached
-
-
-def _note_raw_input(tracker: _Tracker, reached: dict[str, nn.Module], name: str) -> Any:
-    def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-        if any(tracker.is_raw(tensor) for tensor in tree_leaves((args, kwargs))):
-            reached[name] = module
-
-    return hook
-
-
-class _Tracker(TorchFunctionMode):
-    """Marks what has been computed from the raw input alone, and from parameters."""
-
-    def __init__(self, example_input: Any) -> None:
-        super().__init__()
-        # Marks are by identity; holding the tensors keeps identities from being reused.
-        self._raw = {id(t): t for t in tree_leaves(example_input) if _is_tensor(t)}
-        self._parametric: dict[int, Tensor] = {}
-
-    def is_raw(self, value: Any) -> bool:
-        return id(value) in self._raw
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        inputs = [t for t in tree_leaves((args, kwargs)) if _is_tensor(t)]
-        outputs = [t for t in tree_leaves(result) if _is_tensor(t)]
-        if any(
-            isinstance(t, nn.Parameter) or id(t) in self._parametric for t in inputs
-        ):
-            self._parametric.update((id(t), t) for t in outputs)
-            for tensor in outputs:
-                self._raw.pop(id(tensor), None)
-        elif any(self.is_raw(t) for t in inputs):
-            self._raw.update((id(t), t) for t in outputs)
-        return result
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Generator[None]:
-    modes = {module: module.training for module in model.modules()}
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            model.eval()
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def _call(model: nn.Module, example_input: Any) -> None:
-    if isinstance(example_input, Mapping):
-        model(**example_input)
-    elif isinstance(example_input, tuple | list):
-        model(*example_input)
-    else:
-        model(example_input)

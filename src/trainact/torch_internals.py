@@ -8,7 +8,12 @@ tests of the ways of training say which way.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -47,3 +52,40 @@ def in_ddp_join() -> bool:
     """
     active = DistributedDataParallel._active_ddp_module
     return active is not None and active._join_config.enable
+
+
+def storage_of(tensor: Tensor) -> StorageWeakRef:
+    """A name for the memory that a tensor shares with its views.
+
+    Args:
+        tensor: on any device.
+
+    Returns:
+        Weak reference; as long as it is held, its ``cdata`` names no other storage.
+    """
+    return StorageWeakRef(tensor.untyped_storage())
+
+
+def written_arguments(
+    func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> list[Any]:
+    """Arguments that an operator writes to.
+
+    Args:
+        func: an ATen operator, as a dispatch mode gets it.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+
+    Returns:
+        Those that its schema marks as written.
+    """
+    if not func._schema.is_mutable:
+        return []
+    written: list[Any] = []
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.is_write:
+            if position < len(args):
+                written.append(args[position])
+            else:
+                written.append(kwargs.get(argument.name))
+    return written

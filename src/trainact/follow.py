@@ -1,0 +1,194 @@
+"""Follow an input through a model up to the first parameters that it meets.
+
+The model is run once, on shapes alone where they suffice (see `origins`), else for
+real. It is left as it was, down to the attributes that its forward sets.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._pytree import tree_leaves, tree_map
+
+from trainact.origins import RAW, Meeting, Tracker, empty_twin
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What following an input showed.
+
+    Attributes:
+        meetings: in the order of execution.
+        used: qualified names of the parameters that took part, also elsewhere.
+    """
+
+    meetings: list[Meeting]
+    used: set[str]
+
+
+def follow(model: nn.Module, example_input: Any, *, may_compute: bool = True) -> Trace:
+    """Run a model and note where its input first meets parameters.
+
+    Args:
+        model: any module; it is run in eval mode and without gradients, and left as it
+            was, down to the attributes that its forward sets.
+        example_input: a tensor, a tuple or list of positional arguments or a mapping of
+            keyword arguments, which may be nested. Images are floating, complex or
+            uint8 tensors; other integers (token ids, masks) are followed only if there
+            is no image among them.
+        may_compute: whether to run the model for real where shapes do not suffice.
+
+    Returns:
+        The meetings and what was used. Cost: the operators of one forward pass on
+        shapes alone; a real forward pass where that fails.
+
+    Raises:
+        ValueError: if the example holds no tensor.
+        Exception: whatever the model's forward raises.
+    """
+    images = _images(example_input)
+    if not images:
+        msg = (
+            "the example input holds no tensor that could be followed: it is a "
+            f"{type(example_input).__name__}; pass what the model's forward takes"
+        )
+        raise ValueError(msg)
+    try:
+        return _run(model, example_input, images, shapes_only=True)
+    except Exception:
+        if not may_compute or any(p.is_meta for p in model.parameters()):
+            raise
+        return _run(model, example_input, images, shapes_only=False)
+
+
+def _images(example_input: Any) -> list[Tensor]:
+    tensors = [t for t in tree_leaves(_plain(example_input)) if isinstance(t, Tensor)]
+    images = [
+        t
+        for t in tensors
+        if t.is_floating_point() or t.is_complex() or t.dtype is torch.uint8
+    ]
+    return images or tensors
+
+
+def _run(
+    model: nn.Module, example_input: Any, images: list[Tensor], *, shapes_only: bool
+) -> Trace:
+    running: list[str] = []
+    tracker = Tracker(model, running, shapes_only=shapes_only)
+    followed = {id(t) for t in images}
+
+    def enter(value: Any) -> Any:
+        if id(value) not in followed:
+            return value
+        start = empty_twin(value) if shapes_only else value
+        tracker.mark(start, RAW)
+        return start
+
+    arguments = tree_map(enter, _plain(example_input))
+    with _undisturbed(model), _noting_calls(model, running), tracker:
+        _call(model, arguments)
+    return Trace(tracker.meetings, tracker.used)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings of any class (a processor's output, say) as dicts."""
+    return dict(cast("Mapping[str, Any]", value)) if _is_mapping(value) else value
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) or hasattr(value, "keys")
+
+
+def _call(model: nn.Module, arguments: Any) -> None:
+    if isinstance(arguments, dict):
+        model(**arguments)
+    elif isinstance(arguments, tuple | list):
+        model(*arguments)
+    else:
+        model(arguments)
+
+
+@contextmanager
+def _noting_calls(model: nn.Module, running: list[str]) -> Generator[None]:
+    """Keep the names of the modules that are being called, outermost first."""
+    names = {module: name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, _: Any) -> None:
+        running.append(names.get(module, ""))
+
+    def leave(*_: Any) -> None:
+        running.pop()
+
+    entering = register_module_forward_pre_hook(enter)
+    leaving = register_module_forward_hook(leave, always_call=True)
+    try:
+        yield
+    finally:
+        entering.remove()
+        leaving.remove()
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Generator[None]:
+    """Run the model in eval mode, and put back whatever the run changes."""
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    saved = [(vars(module), dict(vars(module))) for module in modules]
+    containers = [
+        (value, value.copy())
+        for _, attributes in saved
+        for value in attributes.values()
+        if isinstance(value, dict | list | set)
+    ]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(devices=list(devices)))
+        stack.enter_context(_without_shortcuts())
+        try:
+            for module in modules:
+                # Not eval(), which some models override to fuse their weights.
+                module.training = False
+            yield
+        finally:
+            for module, training in zip(modules, modes, strict=True):
+                module.training = training
+            for attributes, before in saved:
+                attributes.clear()
+                attributes.update(before)
+            for container, before in containers:
+                _put_back(container, before)
+
+
+def _put_back(container: Any, before: Any) -> None:
+    container.clear()
+    if isinstance(before, list):
+        container.extend(before)
+    else:
+        container.update(before)
+
+
+@contextmanager
+def _without_shortcuts() -> Generator[None]:
+    """Neither fused attention, which shows no operators, nor compiled code."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        if "torch._dynamo" in sys.modules:
+            with torch.compiler.set_stance("force_eager"):
+                yield
+        else:
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

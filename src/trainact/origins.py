@@ -1,0 +1,207 @@
+"""What every tensor of a forward pass was computed from.
+
+A tensor is *raw* if it was computed from the input and constants alone (buffers are
+constants), *from parameters* if it was computed from those alone, and *mixed* once both
+have come together. The operator where raw meets parameters is what is looked for; what
+is mixed already, a skip connection of the raw input included, is not looked at again.
+
+On request, whatever depends on the input or on parameters is computed on the meta
+device, so nothing large is computed and a model on any device, also on meta, can be
+followed. Constants stay real, since code reads their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainact.torch_internals import StorageWeakRef, storage_of, written_arguments
+
+META = torch.device("meta")
+
+# They take from a tensor its shape, dtype and device only.
+SHAPE_ONLY = {
+    *(f"{stem}_like" for stem in ("empty", "zeros", "ones", "full")),
+    *(f"{stem}_like" for stem in ("rand", "randn", "randint")),
+    *(f"new_{stem}" for stem in ("empty", "empty_strided", "zeros", "ones", "full")),
+}
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the raw input meets parameters.
+
+    Attributes:
+        operator: ATen's name of the operator, ``"convolution"`` say.
+        parameters: their qualified names.
+        callers: qualified names of the modules whose forward was running.
+    """
+
+    operator: str
+    parameters: tuple[str, ...]
+    callers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a tensor was computed from."""
+
+    raw: bool
+    parameters: tuple[str, ...] = ()
+
+    def is_mixed(self) -> bool:
+        """Whether the input and parameters have come together."""
+        return self.raw and bool(self.parameters)
+
+    def __or__(self, other: Origin) -> Origin:
+        names = dict.fromkeys((*self.parameters, *other.parameters))
+        return Origin(self.raw or other.raw, tuple(names))
+
+
+RAW = Origin(raw=True)
+
+
+class Tracker(TorchDispatchMode):
+    """Knows of every tensor what it was computed from, and which parameters were used.
+
+    Origins belong to storages, so that views and writes in place share them. A weak
+    reference to the storage keeps its address from being used again.
+    """
+
+    def __init__(
+        self, model: nn.Module, running: list[str], *, shapes_only: bool
+    ) -> None:
+        super().__init__()
+        self.meetings: list[Meeting] = []
+        self.used: set[str] = set()
+        self._running = running
+        self._shapes_only = shapes_only
+        self._origins: dict[int, tuple[StorageWeakRef, Origin]] = {}
+        # Meta storages that stand for real ones, which an operator was to write to.
+        self._stands_for: dict[int, tuple[StorageWeakRef, StorageWeakRef]] = {}
+        self._parameters = {id(p): name for name, p in model.named_parameters()}
+        for name, parameter in model.named_parameters():
+            self.mark(parameter, Origin(raw=False, parameters=(name,)))
+
+    def mark(self, tensor: Tensor, origin: Origin) -> None:
+        """Add to what a tensor was computed from."""
+        storage = self._storage(tensor)
+        known = self._origins.get(storage.cdata)
+        self._origins[storage.cdata] = (
+            storage,
+            origin if known is None else known[1] | origin,
+        )
+
+    def _storage(self, tensor: Tensor) -> StorageWeakRef:
+        storage = storage_of(tensor)
+        twin = self._stands_for.get(storage.cdata)
+        return storage if twin is None else twin[1]
+
+    def _origin(self, tensor: Tensor) -> Origin | None:
+        name = self._parameters.get(id(tensor))
+        if name is not None:
+            self.used.add(name)
+            return Origin(raw=False, parameters=(name,))
+        known = self._origins.get(self._storage(tensor).cdata)
+        return None if known is None else known[1]
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        keywords = dict(kwargs or {})
+        name = func.overloadpacket.__name__
+        tensors = list(_tensors((*args, *keywords.values())))
+        origins = [self._origin(t) for t in tensors]
+        origin = self._join(name, [o for o in origins if o is not None])
+        if self._shapes_only:
+            result = self._on_shapes(func, args, keywords, tensors, origin)
+        else:
+            result = func(*args, **keywords)
+        if origin is not None and name not in SHAPE_ONLY:
+            for tensor in _tensors((result, *written_arguments(func, args, keywords))):
+                self.mark(tensor, origin)
+        return result
+
+    def _join(self, operator: str, origins: list[Origin]) -> Origin | None:
+        if not origins:
+            return None
+        joined = origins[0]
+        for origin in origins[1:]:
+            joined = joined | origin
+        is_news = not any(origin.is_mixed() for origin in origins)
+        if joined.is_mixed() and is_news and operator not in SHAPE_ONLY:
+            callers = tuple(self._running)
+            self.meetings.append(Meeting(operator, joined.parameters, callers))
+        return joined
+
+    def _on_shapes(
+        self,
+        func: Any,
+        args: Sequence[Any],
+        keywords: dict[str, Any],
+        tensors: list[Tensor],
+        origin: Origin | None,
+    ) -> Any:
+        to_meta = origin is not None or any(t.is_meta for t in tensors)
+        if "device" in keywords:
+            # A constant made "where the input is" stays real.
+            keywords["device"] = META if to_meta else _real(keywords["device"])
+        if not to_meta:
+            return func(*args, **keywords)
+        written = {id(t) for t in _tensors(written_arguments(func, args, keywords))}
+        given: dict[int, Tensor] = {}
+
+        def twin(tensor: Tensor) -> Tensor:
+            if tensor.is_meta:
+                return tensor
+            stand_in = empty_twin(tensor)
+            if id(tensor) in written or origin is not None:
+                own, real = storage_of(stand_in), self._storage(tensor)
+                if real.cdata in self._origins or id(tensor) in written:
+                    self._stands_for[own.cdata] = (own, real)
+            given[id(stand_in)] = tensor
+            return stand_in
+
+        result = func(
+            *(_map_tensors(twin, a) for a in args),
+            **{k: _map_tensors(twin, v) for k, v in keywords.items()},
+        )
+        # An operator in place returns the tensor that it was given.
+        return _map_tensors(lambda t: given.get(id(t), t), result)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)
+
+
+def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple | list):
+        return type(value)(_map_tensors(function, v) for v in value)
+    return value
+
+
+def _real(device: torch.device | None) -> torch.device | None:
+    is_meta = device is not None and torch.device(device).type == "meta"
+    return torch.device("cpu") if is_meta else device
+
+
+def empty_twin(tensor: Tensor) -> Tensor:
+    """The tensor's shape, strides and dtype on the meta device."""
+    return torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META
+    )

@@ -1,0 +1,238 @@
+"""What the structure of a model says about its first layer, without running it.
+
+A layer is the first for certain if it is the first one with parameters that the model
+registers, and nothing else in the model could take what it takes. That is read from the
+numbers of channels: every other layer must take what a layer registered before it puts
+out, none may take an image, and no bare parameter may fit to the image. Anything else
+is a doubt, which is put into words and left to following an input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import is_parametrized
+
+# Images have up to this many channels: grey, grey and alpha, colour, colour and depth.
+IMAGE_CHANNELS = 4
+# Fewer outputs than these say nothing by their multiples.
+FEWEST_OUTPUTS = 8
+FEWEST_SPLIT = 65
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Activations with a parameter fit to any tensor, but nothing puts them before a layer.
+_HARMLESS = (nn.PReLU, nn.Embedding)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What was read from a model.
+
+    Attributes:
+        first: name of the first layer with parameters in the order of registration.
+        doubt: why that may not be the first in the order of execution; None if it is.
+        suspects: the layers that may take the raw input, in the order of registration.
+    """
+
+    first: str
+    doubt: str | None
+    suspects: tuple[str, ...]
+
+
+def read_structure(model: nn.Module) -> Structure | None:
+    """Tell the first layer from what the model is made of.
+
+    Args:
+        model: any module, on any device. Cost: a walk over its modules.
+
+    Returns:
+        None if the model has no parameters.
+    """
+    prefix, core = _descend("", model)
+    owners = [
+        (f"{prefix}.{name}".strip("."), module)
+        for name, module in core.named_modules()
+        if _owns_parameters(module) and ".parametrizations." not in f".{name}"
+    ]
+    # Bare parameters of a container, such as a class token, are not layers.
+    leaves = [(n, m) for n, m in owners if not _has_bare_parameters(m)]
+    if not owners:
+        return None
+    if not leaves:
+        return Structure(owners[0][0], "it has bare parameters only", ())
+    name, first = leaves[0]
+    if core is first:
+        return Structure(name, None, (name,))
+    suspects = list(_suspects(leaves, owners))
+    doubt = _doubt_about(name, first, leaves, suspects) or _hint_against(core, name)
+    return Structure(
+        name, doubt, tuple(n for n, m in suspects if isinstance(m, LAYERS))
+    )
+
+
+def _descend(name: str, module: nn.Module) -> tuple[str, nn.Module]:
+    """The part of a model that the raw input enters, where that is beyond doubt.
+
+    In an `nn.Sequential` it is the first child with parameters; a module that only has
+    one child and no parameters of its own (DistributedDataParallel, a compiled model)
+    hands its input to that.
+
+    Returns:
+        Its name and itself.
+    """
+    children = list(module.named_children())
+    with_parameters = [
+        (n, m) for n, m in children if next(m.parameters(), None) is not None
+    ]
+    is_chain = type(module) is nn.Sequential or len(with_parameters) == 1
+    if _owns_parameters(module) or not with_parameters or not is_chain:
+        return name, module
+    child_name, child = with_parameters[0]
+    return _descend(f"{name}.{child_name}".strip("."), child)
+
+
+def _owns_parameters(module: nn.Module) -> bool:
+    own = module.parameters(recurse=False)
+    return is_parametrized(module) or next(own, None) is not None
+
+
+def _has_bare_parameters(module: nn.Module) -> bool:
+    has_children = next(module.children(), None) is not None
+    is_layer = isinstance(module, LAYERS)  # parametrised ones have children
+    return has_children and not is_layer
+
+
+def _suspects(
+    leaves: list[tuple[str, nn.Module]], owners: list[tuple[str, nn.Module]]
+) -> Iterator[tuple[str, nn.Module]]:
+    """The first layer, and whatever else could take what it takes."""
+    first = leaves[0][1]
+    taken = inputs(first)
+    outputs: set[int] = set()
+    before: tuple[str, nn.Module] | None = None
+    for name, module in owners:
+        if module is first or _could_take(module, taken, outputs, before, name):
+            yield name, module
+        if isinstance(module, (*LAYERS, *_TRANSPOSED)):
+            outputs.add(_outputs(module) or 0)
+            before = name, module
+
+
+def _could_take(
+    module: nn.Module,
+    taken: int | None,
+    outputs: set[int],
+    before: tuple[str, nn.Module] | None,
+    name: str,
+) -> bool:
+    """Whether a module fits to the raw input, given what layers before it put out."""
+    own = inputs(module)
+    if isinstance(module, _HARMLESS):
+        return False
+    if own is None or isinstance(module, _TRANSPOSED):
+        return any(_fits(p, taken) for p in module.parameters(recurse=False))
+    if own == taken:
+        return True
+    if isinstance(module, CONVS) and own <= IMAGE_CHANNELS:
+        return not _follows_directly(name, module, before)
+    return not _is_explained(own, outputs)
+
+
+def _follows_directly(
+    name: str, module: nn.Module, before: tuple[str, nn.Module] | None
+) -> bool:
+    """Whether it takes what its neighbour squeezed (squeeze and excitation)."""
+    if before is None:
+        return False
+    same_parent = name.rpartition(".")[0] == before[0].rpartition(".")[0]
+    is_pointwise = set(cast("Any", module).kernel_size) == {1}
+    return same_parent and is_pointwise and _outputs(before[1]) == inputs(module)
+
+
+def _is_explained(own: int, outputs: set[int]) -> bool:
+    """Whether layers before it put out its input, or parts or multiples of it."""
+    if own in outputs:
+        return True
+    divisors = (o for o in outputs if o >= FEWEST_OUTPUTS)
+    is_multiple = any(own % output == 0 for output in divisors)
+    is_part = own >= FEWEST_SPLIT and any(k * own in outputs for k in (2, 3, 4))
+    return is_multiple or is_part
+
+
+def _fits(parameter: Tensor, taken: int | None) -> bool:
+    """Whether a parameter of unknown use could be combined with the raw input."""
+    if isinstance(parameter, UninitializedParameter) or parameter.numel() == 1:
+        return True
+    return taken is None or taken in parameter.shape
+
+
+def _doubt_about(
+    name: str,
+    first: nn.Module,
+    leaves: list[tuple[str, nn.Module]],
+    suspects: list[tuple[str, nn.Module]],
+) -> str | None:
+    kind = type(first).__name__
+    if not isinstance(first, LAYERS):
+        return f"the first module with parameters, {name!r}, is a {kind}"
+    others = [n for n, m in suspects if m is not first]
+    if others:
+        listed = ", ".join(map(repr, others[:3])) + (" ..." if others[3:] else "")
+        return f"besides {name!r} ({kind}), {listed} could take the raw input"
+    taken = inputs(first)
+    if taken is not None and taken > IMAGE_CHANNELS:
+        for other, module in leaves:
+            if module is not first and _outputs(module) == taken:
+                return f"{name!r} ({kind}) could take the output of {other!r}"
+    return None
+
+
+def _hint_against(model: nn.Module, name: str) -> str | None:
+    """What the model's own metadata says otherwise (timm's is wrong at times)."""
+    config = getattr(model, "pretrained_cfg", None)
+    claimed = config.get("first_conv") if isinstance(config, Mapping) else None
+    if not claimed:
+        return None
+    names = (claimed,) if isinstance(claimed, str) else tuple(cast("Any", claimed))
+    known = [n for n in names if _has_module(model, n)]
+    if known and [name.removeprefix(".")] != known and not name.endswith(known[0]):
+        return f"its metadata names {', '.join(map(repr, known))} instead of {name!r}"
+    return None
+
+
+def _has_module(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def inputs(module: nn.Module) -> int | None:
+    """Number of channels or features that a layer takes.
+
+    Args:
+        module: any module.
+
+    Returns:
+        None if it cannot be told.
+    """
+    for name in ("in_channels", "in_features"):
+        value = getattr(module, name, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def _outputs(module: nn.Module) -> int | None:
+    for name in ("out_channels", "out_features"):
+        value = getattr(module, name, None)
+        if isinstance(value, int):
+            return value
+    return None
