@@ -10,7 +10,6 @@ compared with those that a documented input reaches when followed, and with timm
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import re
 import time
@@ -87,7 +86,7 @@ def _timed(
 
 
 def _first_conv(model: nn.Module) -> list[str] | str | None:
-    config = getattr(model, "pretrained_cfg", None)
+    config: Any = getattr(model, "pretrained_cfg", None)
     claimed = config.get("first_conv") if hasattr(config, "get") else None
     return list(claimed) if isinstance(claimed, tuple) else claimed
 
@@ -125,7 +124,6 @@ def main() -> None:
                 verdicts[library, record["verdict"]] += 1
                 file.write(json.dumps(record) + "\n")
                 file.flush()
-                gc.collect()
     for (library, verdict), count in sorted(verdicts.items()):
         print(f"{library:28s} {verdict:14s} {count}")
 

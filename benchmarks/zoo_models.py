@@ -45,8 +45,12 @@ def timm_models() -> Iterator[Entry]:
             "timm",
             name,
             lambda name=name: timm.create_model(name),
-            lambda model: image(2, *model.pretrained_cfg["input_size"]),
+            _timm_example,
         )
+
+
+def _timm_example(model: Any) -> Tensor:
+    return image(2, *model.pretrained_cfg["input_size"])
 
 
 def torchvision_models() -> Iterator[Entry]:
@@ -194,7 +198,8 @@ def _transformers(name: str) -> nn.Module:
 
     cls = getattr(transformers, name)
     config = cls.config_class(**TRANSFORMERS_OPTIONS.get(name, {}))
-    for part in (config, getattr(config, "backbone_config", None)):
+    parts: tuple[Any, ...] = (config, getattr(config, "backbone_config", None))
+    for part in parts:
         if getattr(part, "use_pretrained_backbone", None):
             part.use_pretrained_backbone = False
     return cls(config)

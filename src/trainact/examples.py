@@ -15,7 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from trainact.structure import inputs
+from trainact.follow import unwrapped
+from trainact.structure import CONVS, IMAGE_CHANNELS, inputs
 
 Size = tuple[int, ...]
 
@@ -55,7 +56,7 @@ def make_examples(
     """
     parameters = [
         p
-        for p in inspect.signature(_with_signature(model).forward).parameters.values()
+        for p in inspect.signature(unwrapped(model).forward).parameters.values()
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     names = [p.name for p in parameters]
@@ -75,18 +76,14 @@ def make_examples(
 
 
 def _images(suspects: Sequence[nn.Module], sizes: list[Size]) -> Iterator[Tensor]:
-    shapes = (shape for layer in suspects for shape in _shapes(layer, sizes))
+    likeliest = sorted(suspects, key=lambda layer: not _takes_images(layer))
+    shapes = (shape for layer in likeliest for shape in _shapes(layer, sizes))
     for shape in dict.fromkeys(shapes):
         yield torch.empty(shape, device="meta")
 
 
-def _with_signature(model: nn.Module) -> nn.Module:
-    """What a wrapper such as DistributedDataParallel calls."""
-    for name in ("module", "_orig_mod"):
-        inner = getattr(model, name, None)
-        if isinstance(inner, nn.Module):
-            return _with_signature(inner)
-    return model
+def _takes_images(layer: nn.Module) -> bool:
+    return isinstance(layer, CONVS) and (inputs(layer) or 0) <= IMAGE_CHANNELS
 
 
 def _argument(name: str, position: int, image: Tensor) -> Tensor:

@@ -18,9 +18,10 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map
 
-from trainact.origins import RAW, Meeting, Tracker, empty_twin
+from trainact.origins import RAW, Meeting, Tracker, ValuesNeededError, empty_twin
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class Trace:
     Attributes:
         meetings: in the order of execution.
         used: qualified names of the parameters that took part, also elsewhere.
+        stopped_at: the operator whose result only values tell; None at the end.
     """
 
     meetings: list[Meeting]
     used: set[str]
+    stopped_at: str | None = None
 
 
 def follow(model: nn.Module, example_input: Any, *, may_compute: bool = True) -> Trace:
@@ -46,14 +49,16 @@ def follow(model: nn.Module, example_input: Any, *, may_compute: bool = True) ->
             keyword arguments, which may be nested. Images are floating, complex or
             uint8 tensors; other integers (token ids, masks) are followed only if there
             is no image among them.
-        may_compute: whether to run the model for real where shapes do not suffice.
+        may_compute: whether to run the model for real where shapes do not suffice;
+            else the trace ends there.
 
     Returns:
         The meetings and what was used. Cost: the operators of one forward pass on
         shapes alone; a real forward pass where that fails.
 
     Raises:
-        ValueError: if the example holds no tensor.
+        ValueError: if the example holds no tensor, or shapes do not suffice and the
+            model has no values.
         Exception: whatever the model's forward raises.
     """
     images = _images(example_input)
@@ -64,11 +69,21 @@ def follow(model: nn.Module, example_input: Any, *, may_compute: bool = True) ->
         )
         raise ValueError(msg)
     try:
-        return _run(model, example_input, images, shapes_only=True)
+        trace = _run(model, example_input, images, shapes_only=True)
     except Exception:
         if not may_compute or any(p.is_meta for p in model.parameters()):
             raise
-        return _run(model, example_input, images, shapes_only=False)
+        trace = None
+    if trace is not None and (trace.stopped_at is None or not may_compute):
+        return trace
+    if any(p.is_meta for p in model.parameters()):
+        msg = (
+            "the model's forward depends on values (it calls "
+            f"{trace.stopped_at if trace else None}), and the model is on the meta "
+            "device: build it with its weights, or name the first layer with layer="
+        )
+        raise ValueError(msg)
+    return _run(model, example_input, images, shapes_only=False)
 
 
 def _images(example_input: Any) -> list[Tensor]:
@@ -96,9 +111,29 @@ def _run(
         return start
 
     arguments = tree_map(enter, _plain(example_input))
-    with _undisturbed(model), _noting_calls(model, running), tracker:
-        _call(model, arguments)
-    return Trace(tracker.meetings, tracker.used)
+    stopped_at = None
+    with _undisturbed(model), _noting_calls(model, running):
+        try:
+            with tracker:
+                _call(unwrapped(model), arguments)
+        except ValuesNeededError as error:
+            stopped_at = str(error)
+    return Trace(tracker.meetings, tracker.used, stopped_at)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model within wrappers whose forward talks to other devices or compiles.
+
+    Args:
+        model: any module.
+
+    Returns:
+        What a `DataParallel`, `DistributedDataParallel` or compiled model wraps.
+    """
+    if isinstance(model, nn.DataParallel | DistributedDataParallel):
+        return unwrapped(model.module)
+    inner = vars(model).get("_modules", {}).get("_orig_mod")
+    return model if inner is None else unwrapped(inner)
 
 
 def _plain(value: Any) -> Any:

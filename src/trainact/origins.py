@@ -32,6 +32,17 @@ SHAPE_ONLY = {
 }
 
 
+# They give what only values tell: a number for Python, or a shape.
+NEEDS_VALUES = {
+    *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select"),
+    *("_unique", "_unique2", "unique_dim", "unique_consecutive"),
+}
+
+
+class ValuesNeededError(Exception):
+    """Shapes do not suffice to run the model."""
+
+
 @dataclass(frozen=True)
 class Meeting:
     """Where the raw input meets parameters.
@@ -157,6 +168,8 @@ class Tracker(TorchDispatchMode):
             keywords["device"] = META if to_meta else _real(keywords["device"])
         if not to_meta:
             return func(*args, **keywords)
+        if func.overloadpacket.__name__ in NEEDS_VALUES:
+            raise ValuesNeededError(func.overloadpacket.__name__)
         written = {id(t) for t in _tensors(written_arguments(func, args, keywords))}
         given: dict[int, Tensor] = {}
 

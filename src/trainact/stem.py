@@ -8,6 +8,7 @@ way. Where none gives a clear answer, the error lists the candidates.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from trainact.structure import Structure, read_structure
 
 # Operators of ATen that a Linear or Conv1d/2d/3d consists of.
 LINEAR_MAPS = {"convolution", "addmm", "mm", "bmm", "baddbmm", "linear", "mv", "addmv"}
+
+# Inputs that are made up and tried before giving up.
+MOST_EXAMPLES = 200
 
 _NORMS = (
     nn.BatchNorm1d,
@@ -155,18 +159,20 @@ def _follow_made_up(model: nn.Module, structure: Structure) -> list[Meeting]:
     if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
         return []
     suspects = [model.get_submodule(name) for name in structure.suspects]
-    for example in make_examples(model, suspects):
+    for example in itertools.islice(make_examples(model, suspects), MOST_EXAMPLES):
         try:
             trace = follow(model, example, may_compute=False)
         except Exception:  # it was not what the model takes
             continue
-        main_input = getattr(model, "main_input_name", None)
-        is_main = isinstance(example, dict) and main_input in example
-        if (is_main and main_input in IMAGE_NAMES) or _ran_all(
-            structure.suspects, trace
-        ):
+        if _is_main(example, model, trace) or _ran_all(structure.suspects, trace):
             return trace.meetings
     return []
+
+
+def _is_main(example: Any, model: nn.Module, trace: Trace) -> bool:
+    name = getattr(model, "main_input_name", None)
+    is_given = name in IMAGE_NAMES and isinstance(example, dict) and name in example
+    return is_given and trace.stopped_at is None
 
 
 def _ran_all(suspects: Sequence[str], trace: Trace) -> bool:

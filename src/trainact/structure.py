@@ -9,6 +9,7 @@ is a doubt, which is put into words and left to following an input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,7 +20,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 # Images have up to this many channels: grey, grey and alpha, colour, colour and depth.
 IMAGE_CHANNELS = 4
-# Fewer outputs than these say nothing by their multiples.
+# Multiples of fewer outputs, and parts with fewer inputs, are chance: they say nothing.
 FEWEST_OUTPUTS = 8
 FEWEST_SPLIT = 65
 
@@ -70,7 +71,8 @@ def read_structure(model: nn.Module) -> Structure | None:
     if core is first:
         return Structure(name, None, (name,))
     suspects = list(_suspects(leaves, owners))
-    doubt = _doubt_about(name, first, leaves, suspects) or _hint_against(core, name)
+    doubt = _doubt_about(name, first, leaves, suspects)
+    doubt = doubt or _hint_against(core, prefix, name)
     return Structure(
         name, doubt, tuple(n for n, m in suspects if isinstance(m, LAYERS))
     )
@@ -137,11 +139,12 @@ def _could_take(
         return False
     if own is None or isinstance(module, _TRANSPOSED):
         return any(_fits(p, taken) for p in module.parameters(recurse=False))
-    if own == taken:
+    if own in (taken, 0):  # lazy layers say 0
         return True
     if isinstance(module, CONVS) and own <= IMAGE_CHANNELS:
         return not _follows_directly(name, module, before)
-    return not _is_explained(own, outputs)
+    may_be_image = isinstance(module, CONVS) and _is_unshuffled(own, taken)
+    return not (own in outputs or (_is_derived(own, outputs) and not may_be_image))
 
 
 def _follows_directly(
@@ -155,12 +158,14 @@ def _follows_directly(
     return same_parent and is_pointwise and _outputs(before[1]) == inputs(module)
 
 
-def _is_explained(own: int, outputs: set[int]) -> bool:
-    """Whether layers before it put out its input, or parts or multiples of it."""
-    if own in outputs:
-        return True
-    divisors = (o for o in outputs if o >= FEWEST_OUTPUTS)
-    is_multiple = any(own % output == 0 for output in divisors)
+def _is_unshuffled(own: int, taken: int | None) -> bool:
+    """Whether it could be an image whose pixels were moved into channels."""
+    return bool(taken) and math.isqrt(own // taken) ** 2 * taken == own
+
+
+def _is_derived(own: int, outputs: set[int]) -> bool:
+    """Whether it is a multiple or a part of what layers before it put out."""
+    is_multiple = any(own % out == 0 for out in outputs if out >= FEWEST_OUTPUTS)
     is_part = own >= FEWEST_SPLIT and any(k * own in outputs for k in (2, 3, 4))
     return is_multiple or is_part
 
@@ -193,17 +198,17 @@ def _doubt_about(
     return None
 
 
-def _hint_against(model: nn.Module, name: str) -> str | None:
+def _hint_against(model: nn.Module, prefix: str, name: str) -> str | None:
     """What the model's own metadata says otherwise (timm's is wrong at times)."""
     config = getattr(model, "pretrained_cfg", None)
-    claimed = config.get("first_conv") if isinstance(config, Mapping) else None
+    claimed: Any = config.get("first_conv") if isinstance(config, Mapping) else None
     if not claimed:
         return None
-    names = (claimed,) if isinstance(claimed, str) else tuple(cast("Any", claimed))
-    known = [n for n in names if _has_module(model, n)]
-    if known and [name.removeprefix(".")] != known and not name.endswith(known[0]):
-        return f"its metadata names {', '.join(map(repr, known))} instead of {name!r}"
-    return None
+    names = (claimed,) if isinstance(claimed, str) else claimed
+    known = [f"{prefix}.{n}".strip(".") for n in names if _has_module(model, n)]
+    if known in ([], [name]):
+        return None
+    return f"its metadata names {', '.join(map(repr, known))} instead of {name!r}"
 
 
 def _has_module(model: nn.Module, name: str) -> bool:
@@ -231,7 +236,7 @@ def inputs(module: nn.Module) -> int | None:
 
 
 def _outputs(module: nn.Module) -> int | None:
-    for name in ("out_channels", "out_features"):
+    for name in ("out_channels", "out_features", "embedding_dim"):
         value = getattr(module, name, None)
         if isinstance(value, int):
             return value
