@@ -4,7 +4,8 @@
 
 For every model the layers that `trainact.first_layers` finds without an example are
 compared with those that a documented input reaches when followed, and with timm's own
-``first_conv``. One record per model; the summary is printed.
+``first_conv``. One record per model; models that FILE has already are not done again.
+The summary is printed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import nn
 
 from benchmarks import zoo_models
+from benchmarks.zoo_exceptions import explain
 from benchmarks.zoo_models import Entry
 from trainact.stem import find_first_layers
 from trainact.structure import read_structure
@@ -103,9 +105,35 @@ def _short(error: Exception) -> str:
     return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:200]
 
 
+def annotate(record: dict[str, Any]) -> dict[str, Any]:
+    """Say how timm's metadata compares, and why a model is an exception."""
+    claimed = record.get("first_conv")
+    claimed = [claimed] if isinstance(claimed, str) else claimed
+    metadata = None
+    if claimed and record.get("followed"):
+        metadata = "agrees" if sorted(claimed) == record["followed"] else "differs"
+    is_exception = record["verdict"] != "agree" or metadata == "differs"
+    explanation = explain(record["library"], record["name"]) if is_exception else None
+    return {**record, "metadata": metadata, "explanation": explanation}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Records that an earlier run has left."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    """Annotate and sort all records."""
+    order = {library: i for i, library in enumerate(LIBRARIES)}
+    records = sorted(records, key=lambda r: (order[r["library"]], r["name"]))
+    path.write_text("".join(json.dumps(annotate(r)) + "\n" for r in records))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES))
+    parser.add_argument("--libraries", nargs="*", default=list(LIBRARIES))
     parser.add_argument("--only", default="", help="regular expression on names")
     parser.add_argument("--every", type=int, default=1, help="take every n-th model")
     parser.add_argument("--out", type=Path, default=Path("runs/first-layers.jsonl"))
@@ -113,19 +141,24 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    verdicts: Counter[tuple[str, str]] = Counter()
-    with arguments.out.open("w") as file:
+    done = {(r["library"], r["name"]) for r in read(arguments.out)}
+    with arguments.out.open("a") as file:
         for library in arguments.libraries:
             entries = [
                 e for e in LIBRARIES[library]() if re.search(arguments.only, e.name)
             ]
             for entry in entries[:: arguments.every]:
-                record = examine(entry)
-                verdicts[library, record["verdict"]] += 1
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-    for (library, verdict), count in sorted(verdicts.items()):
+                if (library, entry.name) not in done:
+                    file.write(json.dumps(examine(entry)) + "\n")
+                    file.flush()
+    records = read(arguments.out)
+    write(arguments.out, records)
+    for (library, verdict), count in sorted(_verdicts(records).items()):
         print(f"{library:28s} {verdict:14s} {count}")
+
+
+def _verdicts(records: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
+    return Counter((r["library"], r["verdict"]) for r in records)
 
 
 if __name__ == "__main__":

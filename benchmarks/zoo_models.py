@@ -157,8 +157,8 @@ TRANSFORMERS_WRAPPERS = (
 TRANSFORMERS_OPTIONS: dict[str, dict[str, Any]] = {
     "BeitForSemanticSegmentation": {"out_indices": [3, 5, 7, 11]},
     "Data2VecVisionForSemanticSegmentation": {"out_indices": [3, 5, 7, 11]},
-    "ConvNextBackbone": {"depths": [3, 3, 9, 3]},
-    "ConvNextV2Backbone": {"depths": [3, 3, 9, 3]},
+    "ConvNextBackbone": {"hidden_sizes": [96, 192, 384, 768]},
+    "ConvNextV2Backbone": {"hidden_sizes": [96, 192, 384, 768]},
     "FocalNetBackbone": {"depths": [2, 2, 6, 2]},
     "PerceiverForImageClassificationFourier": {"num_latents": 8, "d_model": 261,
         "num_cross_attention_heads": 1, "num_self_attends_per_block": 1},

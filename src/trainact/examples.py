@@ -22,10 +22,10 @@ Size = tuple[int, ...]
 
 BATCH = 2
 SIZE_NAMES = ("image_size", "img_size", "input_size", "resolution", "input_resolution")
-USUAL_SIDES = (224, 32, 28, 64, 96, 256, 384, 512, 1024)
+USUAL_SIDES = (224, 32, 28, 64, 96, 256, 384, 512, 1024, 1536)
 USUAL_FRAMES = (16, 8, 32, 2)
 USUAL_LENGTHS = (16, 196, 1024)
-MOST_SIZES = 10
+MOST_SIZES = 12
 
 # Arguments of forward() by their names, in Transformers and in diffusion models.
 IMAGE_NAMES = ("pixel_values", "pixel_values_videos", "images", "image", "inputs")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from trainact.examples import IMAGE_NAMES, make_examples
 from trainact.follow import Trace, follow
 from trainact.layers import TRACT_CLASSES, TrActLayer
 from trainact.origins import Meeting
-from trainact.structure import Structure, read_structure
+from trainact.structure import Structure, read_structure, suspects_beside
 
 # Operators of ATen that a Linear or Conv1d/2d/3d consists of.
 LINEAR_MAPS = {"convolution", "addmm", "mm", "bmm", "baddbmm", "linear", "mv", "addmv"}
@@ -147,11 +147,7 @@ def _arrivals(model: nn.Module, example_input: Any) -> list[_Arrival]:
 
 
 def _follow_made_up(model: nn.Module, structure: Structure) -> list[Meeting]:
-    """Follow the first made-up input that the model accepts.
-
-    It counts if it is what the model itself calls its main input, as Transformers'
-    models do, or if all layers that were in doubt took part: one that was left out may
-    be another input's first layer.
+    """Follow the first made-up input that the model accepts, if that settles it.
 
     Returns:
         The meetings; none if no input was conclusive.
@@ -164,31 +160,36 @@ def _follow_made_up(model: nn.Module, structure: Structure) -> list[Meeting]:
             trace = follow(model, example, may_compute=False)
         except Exception:  # it was not what the model takes
             continue
-        if _is_main(example, model, trace) or _ran_all(structure.suspects, trace):
+        if trace.meetings and _is_conclusive(model, example, trace):
             return trace.meetings
     return []
 
 
-def _is_main(example: Any, model: nn.Module, trace: Trace) -> bool:
-    name = getattr(model, "main_input_name", None)
-    is_given = name in IMAGE_NAMES and isinstance(example, dict) and name in example
-    return is_given and trace.stopped_at is None
+def _is_conclusive(model: nn.Module, example: Any, trace: Trace) -> bool:
+    """Whether what a made-up input reaches is all that an input would reach.
 
-
-def _ran_all(suspects: Sequence[str], trace: Trace) -> bool:
-    """Whether the layers in doubt, or their likes in a list of blocks, took part.
-
-    A list's first layers are not alike: its next stem may wait for another input.
+    It is if the model itself calls that its main input, as Transformers' models do, or
+    if whatever else could take an input took part: a layer that was left out may be the
+    first of another input. Of blocks in a list one stands for all, but a list's first
+    layers are not alike, since its next stem may wait for another input.
 
     Returns:
-        True if nothing was left out.
+        True if nothing can have been overlooked.
     """
+    main_input = getattr(model, "main_input_name", None)
+    if isinstance(example, dict) and main_input in IMAGE_NAMES:
+        return main_input in example and trace.stopped_at is None
+    firsts = [owner for m in trace.meetings for owner in _owners(m.parameters)]
     used = set(_owners(trace.used))
-    firsts = {
-        owner for meeting in trace.meetings for owner in _owners(meeting.parameters)
-    }
-    alike = {re.sub(r"\d+", "#", name) for name in used - firsts}
-    return all(s in used or re.sub(r"\d+", "#", s) in alike for s in suspects)
+    alike = {_without_numbers(name) for name in used.difference(firsts)}
+    return all(
+        name in used or _without_numbers(name) in alike
+        for name in suspects_beside(model, firsts)
+    )
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
 
 
 def _owners(parameters: Iterable[str]) -> dict[str, str]:

@@ -9,8 +9,7 @@ is a doubt, which is put into words and left to following an input.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,8 +17,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
+Named = tuple[str, nn.Module]
+
 # Images have up to this many channels: grey, grey and alpha, colour, colour and depth.
 IMAGE_CHANNELS = 4
+# Sides of the squares of pixels that are moved into channels.
+UNSHUFFLED_SIDES = (2, 3, 4)
 # Multiples of fewer outputs, and parts with fewer inputs, are chance: they say nothing.
 FEWEST_OUTPUTS = 8
 FEWEST_SPLIT = 65
@@ -56,11 +59,7 @@ def read_structure(model: nn.Module) -> Structure | None:
         None if the model has no parameters.
     """
     prefix, core = _descend("", model)
-    owners = [
-        (f"{prefix}.{name}".strip("."), module)
-        for name, module in core.named_modules()
-        if _owns_parameters(module) and ".parametrizations." not in f".{name}"
-    ]
+    owners = _parameter_owners(prefix, core)
     # Bare parameters of a container, such as a class token, are not layers.
     leaves = [(n, m) for n, m in owners if not _has_bare_parameters(m)]
     if not owners:
@@ -70,12 +69,38 @@ def read_structure(model: nn.Module) -> Structure | None:
     name, first = leaves[0]
     if core is first:
         return Structure(name, None, (name,))
-    suspects = list(_suspects(leaves, owners))
-    doubt = _doubt_about(name, first, leaves, suspects)
+    others = [(n, m) for n, m in _suspects(owners, {name: first}) if m is not first]
+    doubt = _doubt_about(name, first, leaves, [n for n, _ in others])
     doubt = doubt or _hint_against(core, prefix, name)
-    return Structure(
-        name, doubt, tuple(n for n, m in suspects if isinstance(m, LAYERS))
-    )
+    suspects = [n for n, m in [(name, first), *others] if isinstance(m, LAYERS)]
+    return Structure(name, doubt, tuple(suspects))
+
+
+def suspects_beside(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Layers that may take the raw input as well as known first layers.
+
+    Args:
+        model: any module.
+        names: of the layers that are known to be first.
+
+    Returns:
+        Names of further Linear and convolution layers.
+    """
+    firsts = {name: model.get_submodule(name) for name in names}
+    owners = _parameter_owners("", model)
+    return [
+        name
+        for name, module in _suspects(owners, firsts)
+        if isinstance(module, LAYERS) and name not in firsts
+    ]
+
+
+def _parameter_owners(prefix: str, module: nn.Module) -> list[Named]:
+    return [
+        (f"{prefix}.{name}".strip("."), owner)
+        for name, owner in module.named_modules()
+        if _owns_parameters(owner) and ".parametrizations." not in f".{name}"
+    ]
 
 
 def _descend(name: str, module: nn.Module) -> tuple[str, nn.Module]:
@@ -110,16 +135,13 @@ def _has_bare_parameters(module: nn.Module) -> bool:
     return has_children and not is_layer
 
 
-def _suspects(
-    leaves: list[tuple[str, nn.Module]], owners: list[tuple[str, nn.Module]]
-) -> Iterator[tuple[str, nn.Module]]:
-    """The first layer, and whatever else could take what it takes."""
-    first = leaves[0][1]
-    taken = inputs(first)
+def _suspects(owners: list[Named], firsts: dict[str, nn.Module]) -> Iterator[Named]:
+    """Whatever could take what the first layers take."""
+    taken = {inputs(first) for first in firsts.values()} - {None}
     outputs: set[int] = set()
-    before: tuple[str, nn.Module] | None = None
+    before: Named | None = None
     for name, module in owners:
-        if module is first or _could_take(module, taken, outputs, before, name):
+        if _could_take((name, module), cast("set[int]", taken), outputs, before):
             yield name, module
         if isinstance(module, (*LAYERS, *_TRANSPOSED)):
             outputs.add(_outputs(module) or 0)
@@ -127,19 +149,16 @@ def _suspects(
 
 
 def _could_take(
-    module: nn.Module,
-    taken: int | None,
-    outputs: set[int],
-    before: tuple[str, nn.Module] | None,
-    name: str,
+    named: Named, taken: set[int], outputs: set[int], before: Named | None
 ) -> bool:
     """Whether a module fits to the raw input, given what layers before it put out."""
+    name, module = named
     own = inputs(module)
     if isinstance(module, _HARMLESS):
         return False
     if own is None or isinstance(module, _TRANSPOSED):
         return any(_fits(p, taken) for p in module.parameters(recurse=False))
-    if own in (taken, 0):  # lazy layers say 0
+    if own in taken or own == 0:  # lazy layers say 0
         return True
     if isinstance(module, CONVS) and own <= IMAGE_CHANNELS:
         return not _follows_directly(name, module, before)
@@ -147,9 +166,7 @@ def _could_take(
     return not (own in outputs or (_is_derived(own, outputs) and not may_be_image))
 
 
-def _follows_directly(
-    name: str, module: nn.Module, before: tuple[str, nn.Module] | None
-) -> bool:
+def _follows_directly(name: str, module: nn.Module, before: Named | None) -> bool:
     """Whether it takes what its neighbour squeezed (squeeze and excitation)."""
     if before is None:
         return False
@@ -158,9 +175,9 @@ def _follows_directly(
     return same_parent and is_pointwise and _outputs(before[1]) == inputs(module)
 
 
-def _is_unshuffled(own: int, taken: int | None) -> bool:
+def _is_unshuffled(own: int, taken: set[int]) -> bool:
     """Whether it could be an image whose pixels were moved into channels."""
-    return bool(taken) and math.isqrt(own // taken) ** 2 * taken == own
+    return any(own == one * side**2 for one in taken for side in UNSHUFFLED_SIDES)
 
 
 def _is_derived(own: int, outputs: set[int]) -> bool:
@@ -170,23 +187,19 @@ def _is_derived(own: int, outputs: set[int]) -> bool:
     return is_multiple or is_part
 
 
-def _fits(parameter: Tensor, taken: int | None) -> bool:
+def _fits(parameter: Tensor, taken: set[int]) -> bool:
     """Whether a parameter of unknown use could be combined with the raw input."""
     if isinstance(parameter, UninitializedParameter) or parameter.numel() == 1:
         return True
-    return taken is None or taken in parameter.shape
+    return not taken or not taken.isdisjoint(parameter.shape)
 
 
 def _doubt_about(
-    name: str,
-    first: nn.Module,
-    leaves: list[tuple[str, nn.Module]],
-    suspects: list[tuple[str, nn.Module]],
+    name: str, first: nn.Module, leaves: list[Named], others: list[str]
 ) -> str | None:
     kind = type(first).__name__
     if not isinstance(first, LAYERS):
         return f"the first module with parameters, {name!r}, is a {kind}"
-    others = [n for n, m in suspects if m is not first]
     if others:
         listed = ", ".join(map(repr, others[:3])) + (" ..." if others[3:] else "")
         return f"besides {name!r} ({kind}), {listed} could take the raw input"
