@@ -56,23 +56,30 @@ def _timm_example(model: Any) -> Tensor:
 def torchvision_models() -> Iterator[Entry]:
     from torchvision import models
 
-    kinds: tuple[tuple[Any, Callable[[str], Any], str], ...] = (
-        (models, lambda n: image(2, 3, 299 if "inception" in n else 224, 299), "meta"),
-        (models.segmentation, lambda _: image(2, 3, 224, 224), "meta"),
-        (models.video, lambda n: image(2, 3, *_clip(n)), "meta"),
-        (models.optical_flow, lambda _: (image(1, 3, 128, 128),) * 2, "meta"),
-        (models.detection, lambda _: [image(3, 64, 64, device="cpu")], "cpu"),
-        (models.quantization, lambda _: image(2, 3, 299, 299), "meta"),
+    examples: tuple[tuple[Any, Callable[[str], Any]], ...] = (
+        (models, lambda name: image(2, 3, *_side(name))),
+        (models.segmentation, lambda _: image(2, 3, 224, 224)),
+        (models.video, lambda name: image(2, 3, 16, *_side(name))),
+        (models.optical_flow, lambda _: (image(1, 3, 128, 128),) * 2),
+        (models.quantization, lambda name: image(2, 3, *_side(name))),
+        # They depend on values, so they are run for real.
+        (models.detection, lambda _: [[image(3, 64, 64, device="cpu")]]),
     )
-    for module, example, device in kinds:
+    for module, example in examples:
         for name in models.list_models(module=module):
             yield Entry(
                 "torchvision",
                 name,
                 lambda name=name: _torchvision(name),
-                lambda _, name=name, example=example: _square(name, example(name)),
-                device,
+                lambda _, name=name, example=example: example(name),
+                "cpu" if module is models.detection else "meta",
             )
+
+
+def _side(name: str) -> tuple[int, int]:
+    if "inception" in name:
+        return 299, 299
+    return (112, 112) if name.startswith(("r3d", "mc3", "r2plus")) else (224, 224)
 
 
 def _torchvision(name: str) -> nn.Module:
@@ -88,19 +95,6 @@ def _torchvision(name: str) -> nn.Module:
     elif name in ("googlenet", "inception_v3"):
         options = {"init_weights": False}
     return models.get_model(name, weights=None, **options)
-
-
-def _square(name: str, example: Any) -> Any:
-    is_batch = isinstance(example, Tensor) and example.ndim == 4
-    if is_batch and "inception" not in name:
-        return image(*example.shape[:2], 224, 224)
-    return [example] if isinstance(example, list) else example
-
-
-def _clip(name: str) -> tuple[int, int, int]:
-    return (
-        (16, 112, 112) if name.startswith(("r3d", "mc3", "r2plus")) else (16, 224, 224)
-    )
 
 
 def transformers_models() -> Iterator[Entry]:
@@ -159,7 +153,7 @@ TRANSFORMERS_OPTIONS: dict[str, dict[str, Any]] = {
     "Data2VecVisionForSemanticSegmentation": {"out_indices": [3, 5, 7, 11]},
     "ConvNextBackbone": {"hidden_sizes": [96, 192, 384, 768]},
     "ConvNextV2Backbone": {"hidden_sizes": [96, 192, 384, 768]},
-    "FocalNetBackbone": {"depths": [2, 2, 6, 2]},
+    "FocalNetBackbone": {"hidden_sizes": [192, 384, 768, 768]},
     "PerceiverForImageClassificationFourier": {"num_latents": 8, "d_model": 261,
         "num_cross_attention_heads": 1, "num_self_attends_per_block": 1},
     "PerceiverForImageClassificationConvProcessing": {"num_latents": 8, "d_model": 322,
@@ -179,17 +173,20 @@ TRANSFORMERS_SHAPES: dict[str, tuple[int, ...]] = {
     "LwDetr": (1, 3, 1024, 1024),
     "OneFormer": (1, 3, 512, 512),
     "PerceiverForImageClassification": (1, 3, 224, 224),
+    "PerceiverForImageClassificationLearned": (1, 3, 56, 56),
     "PerceiverForOpticalFlow": (1, 2, 27, 368, 496),
     "RfDetr": (1, 3, 512, 512),
     "Sam2": (1, 3, 1024, 1024),
     "Siglip2": (2, 16, 768),
     "SuperGlue": (1, 2, 3, 480, 640),
-    "Tvp": (1, 8, 3, 448, 448),
+    "Tvp": (1, 48, 3, 448, 448),
+    "Videomt": (1, 2, 3, 640, 640),
+    "XCLIPVision": (8, 3, 224, 224),
 }
 # Their forward depends on values, so they are run for real.
 TRANSFORMERS_REAL = (
-    "Eomt", "GroundingDino", "LightGlue", "MMGroundingDino", "PPDocLayout", "SuperGlue",
-    "SuperPoint",
+    "Eomt", "GroundingDino", "LightGlue", "MMGroundingDino", "OneFormer",
+    "PPDocLayout", "SuperGlue", "SuperPoint", "VideoMAEForPreTraining", "Videomt",
 )  # fmt: skip
 
 
@@ -227,13 +224,14 @@ def _transformers_example(model: Any) -> dict[str, Any]:
     extras = {
         "input_ids": ids,
         "decoder_input_ids": ids,
-        "bool_masked_pos": torch.zeros(shape[0], 1568, dtype=torch.bool),
+        "bool_masked_pos": torch.arange(1568).expand(shape[0], 1568) < 784,
         "task_inputs": torch.ones(shape[0], 77, dtype=torch.long),
         "spatial_shapes": torch.full((shape[0], 2), 4),
         "pixel_attention_mask": torch.ones(shape[0], 16, dtype=torch.long),
     }
     needed = {n for n, p in accepted.items() if p.default is p.empty}
-    needed |= {"input_ids", "decoder_input_ids"} & set(accepted)
+    usual = {"input_ids", "decoder_input_ids", "spatial_shapes", "pixel_attention_mask"}
+    needed |= usual & set(accepted)
     return example | {n: v for n, v in extras.items() if n in needed}
 
 

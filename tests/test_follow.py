@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
@@ -90,6 +91,13 @@ def test_nothing_large_is_computed(device: str) -> None:
         model = nn.Sequential(nn.Flatten(), nn.Linear(10**6, 10**6), nn.ReLU())
     image = torch.zeros(4, 10**6, device=device)
     assert list(trainact.first_layers(model, image)) == ["1"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_recurrent_layer_behind(device: str) -> None:
+    with torch.device(device):
+        model = Tokens(nn.Sequential(nn.Linear(16, 4), nn.GRU(4, 8)))
+    assert list(trainact.first_layers(model, IMAGE[0])) == ["layer.0"]
 
 
 class Skip(nn.Module):
@@ -375,6 +383,61 @@ def test_wrappers_are_looked_through() -> None:
     compiled = torch.compile(Skip(False))
     found = ["_orig_mod.stem", "_orig_mod.late"]
     assert list(trainact.first_layers(compiled, IMAGE)) == found
+
+
+class Frozen(nn.Module):
+    """A backbone in inference mode, where operators come whole."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+        self.backbone = backbone
+
+    def forward(self, x):
+        with torch.inference_mode():
+            z = self.backbone(x)
+        return self.head(z.clone())
+
+
+def test_inference_mode() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten(), nn.Linear(4, 4))
+    assert list(trainact.first_layers(Frozen(backbone), IMAGE)) == ["backbone.0"]
+    backbone = nn.Sequential(nn.Flatten(1), nn.Linear(768, 4), nn.Linear(4, 4))
+    assert list(trainact.first_layers(Frozen(backbone), IMAGE)) == ["backbone.1"]
+
+
+def test_a_distributed_model_talks_to_no_other_rank() -> None:
+    store = dist.HashStore()
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(Keeper())
+        # With more ranks its forward would wait for them, to share the buffers.
+        model.forward = None
+        assert list(trainact.first_layers(model, IMAGE)) == ["module.conv"]
+    finally:
+        dist.destroy_process_group()
+
+
+def test_autocast_and_half_precision() -> None:
+    model = Front(lambda x: x, nn.Conv2d(3, 8, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            before = model(IMAGE)  # the weights are in autocast's cache now
+        assert list(trainact.first_layers(model, IMAGE)) == ["layer"]
+        assert list(trainact.first_layers(Brancher(), IMAGE)) == ["dark"]
+        assert torch.is_autocast_cache_enabled()
+        with torch.no_grad():
+            assert torch.equal(model(IMAGE), before)
+    assert list(trainact.first_layers(model.half(), IMAGE.half())) == ["layer"]
+
+
+@pytest.mark.gpu
+def test_a_model_on_an_accelerator() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no accelerator")
+    model = Front(looked_up_in_constants, nn.Conv2d(3, 8, 3)).cuda()
+    assert list(trainact.first_layers(model, IMAGE)) == ["layer"]
+    assert list(trainact.first_layers(Brancher().cuda(), IMAGE.cuda())) == ["dark"]
 
 
 @pytest.mark.parametrize("example", ["cat.png", {"x": 3}, []])

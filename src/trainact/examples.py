@@ -64,22 +64,31 @@ def make_examples(
     sizes = _sizes(model)
     is_known = KNOWN_NAMES.issuperset(required or names[:1])
     if is_known and not set(IMAGE_NAMES).isdisjoint(names):
-        for image in _images(suspects, sizes):
+        for image in _images(model, suspects, sizes):
             yield from _by_name(names, image)
     elif is_known:
         yield _indices(names)
     else:
         if len(required) > 1 and len(suspects) > 1:
             yield from _several(required, suspects, sizes)
-        for image in _images(suspects, sizes):
+        for image in _images(model, suspects, sizes):
             yield tuple(_argument(n, i, image) for i, n in enumerate(required or ["x"]))
 
 
-def _images(suspects: Sequence[nn.Module], sizes: list[Size]) -> Iterator[Tensor]:
+def _images(
+    model: nn.Module, suspects: Sequence[nn.Module], sizes: list[Size]
+) -> Iterator[Tensor]:
+    """What timm's metadata says, what suspects would take, colour and grey images."""
+    claimed = _get(getattr(model, "pretrained_cfg", None), "input_size")
+    said = [tuple(claimed)] if isinstance(claimed, tuple | list) else []
     likeliest = sorted(suspects, key=lambda layer: not _takes_images(layer))
-    shapes = (shape for layer in likeliest for shape in _shapes(layer, sizes))
+    shapes = itertools.chain(
+        said,
+        *(_shapes(layer, sizes) for layer in likeliest),
+        ((channels, *size[-2:]) for channels in (3, 1) for size in sizes),
+    )
     for shape in dict.fromkeys(shapes):
-        yield torch.empty(shape, device="meta")
+        yield torch.empty((BATCH, *shape), device="meta")
 
 
 def _takes_images(layer: nn.Module) -> bool:
@@ -129,17 +138,17 @@ def _several(
     """One input per stream, the streams in the order of registration."""
     first = suspects[: len(required)]
     for options in zip(*(_shapes(layer, sizes) for layer in first), strict=False):
-        images = [torch.empty(shape, device="meta") for shape in options]
+        images = [torch.empty((BATCH, *shape), device="meta") for shape in options]
         if len(images) == len(required):
             yield tuple(images)
 
 
 def _shapes(layer: nn.Module, sizes: list[Size]) -> Iterator[tuple[int, ...]]:
-    """Shapes of a batch that a layer of this kind could be the first one for."""
+    """Shapes of inputs that a layer of this kind could be the first one for."""
     taken = inputs(layer)
     for kind, propose in _PROPOSALS.items():
         if isinstance(layer, kind) and taken:
-            yield from ((BATCH, *shape) for shape in propose(taken, sizes))
+            yield from propose(taken, sizes)
 
 
 def _of_vectors(taken: int, sizes: list[Size]) -> Iterator[tuple[int, ...]]:

@@ -68,22 +68,36 @@ def follow(model: nn.Module, example_input: Any, *, may_compute: bool = True) ->
             f"{type(example_input).__name__}; pass what the model's forward takes"
         )
         raise ValueError(msg)
+    is_meta = any(p.is_meta for p in model.parameters())
     try:
-        trace = _run(model, example_input, images, shapes_only=True)
+        trace = _run_on_shapes(model, example_input, images)
     except Exception:
-        if not may_compute or any(p.is_meta for p in model.parameters()):
+        if is_meta or not may_compute:
             raise
-        trace = None
-    if trace is not None and (trace.stopped_at is None or not may_compute):
+        return _run(model, example_input, images, shapes_only=False)
+    if trace.stopped_at is None or not may_compute:
         return trace
-    if any(p.is_meta for p in model.parameters()):
+    if is_meta:
         msg = (
-            "the model's forward depends on values (it calls "
-            f"{trace.stopped_at if trace else None}), and the model is on the meta "
-            "device: build it with its weights, or name the first layer with layer="
+            f"the model's forward depends on values (it calls {trace.stopped_at}), and "
+            "the model is on the meta device: build it with its weights, or name the "
+            "first layer with layer='...'"
         )
         raise ValueError(msg)
     return _run(model, example_input, images, shapes_only=False)
+
+
+def _run_on_shapes(model: nn.Module, example_input: Any, images: list[Tensor]) -> Trace:
+    try:
+        return _run(model, example_input, images, shapes_only=True)
+    except RuntimeError as error:
+        if "device" not in str(error):
+            raise
+        # Some kernels (those of recurrent layers) want their constants on one device
+        # with the input.
+        return _run(
+            model, example_input, images, shapes_only=True, constants_stay_real=False
+        )
 
 
 def _images(example_input: Any) -> list[Tensor]:
@@ -97,10 +111,20 @@ def _images(example_input: Any) -> list[Tensor]:
 
 
 def _run(
-    model: nn.Module, example_input: Any, images: list[Tensor], *, shapes_only: bool
+    model: nn.Module,
+    example_input: Any,
+    images: list[Tensor],
+    *,
+    shapes_only: bool,
+    constants_stay_real: bool = True,
 ) -> Trace:
     running: list[str] = []
-    tracker = Tracker(model, running, shapes_only=shapes_only)
+    tracker = Tracker(
+        model,
+        running,
+        shapes_only=shapes_only,
+        constants_stay_real=constants_stay_real,
+    )
     followed = {id(t) for t in images}
 
     def enter(value: Any) -> Any:
@@ -112,7 +136,11 @@ def _run(
 
     arguments = tree_map(enter, _plain(example_input))
     stopped_at = None
-    with _undisturbed(model), _noting_calls(model, running):
+    with (
+        _undisturbed(model),
+        _in_sight(without_autocast=shapes_only),
+        _noting_calls(model, running),
+    ):
         try:
             with tracker:
                 _call(unwrapped(model), arguments)
@@ -190,7 +218,6 @@ def _undisturbed(model: nn.Module) -> Generator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng(devices=list(devices)))
-        stack.enter_context(_without_shortcuts())
         try:
             for module in modules:
                 # Not eval(), which some models override to fuse their weights.
@@ -215,15 +242,22 @@ def _put_back(container: Any, before: Any) -> None:
 
 
 @contextmanager
-def _without_shortcuts() -> Generator[None]:
-    """Neither fused attention, which shows no operators, nor compiled code."""
+def _in_sight(*, without_autocast: bool) -> Generator[None]:
+    """Nothing that hides operators or where tensors come from.
+
+    Fused attention and compiled code show no operators, autocast hands out copies of
+    weights from a cache. On shapes it is off, since it knows no meta device.
+    """
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
+    cached = torch.is_autocast_cache_enabled()
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
+        torch.backends.mha.set_fastpath_enabled(False)
         if "torch._dynamo" in sys.modules:
-            with torch.compiler.set_stance("force_eager"):
-                yield
-        else:
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for kind in ("cpu", "cuda") if without_autocast else ():
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.callback(torch.set_autocast_cache_enabled, cached)
+        torch.set_autocast_cache_enabled(False)
+        yield

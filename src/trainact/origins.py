@@ -85,13 +85,20 @@ class Tracker(TorchDispatchMode):
     """
 
     def __init__(
-        self, model: nn.Module, running: list[str], *, shapes_only: bool
+        self,
+        model: nn.Module,
+        running: list[str],
+        *,
+        shapes_only: bool,
+        constants_stay_real: bool,
     ) -> None:
         super().__init__()
         self.meetings: list[Meeting] = []
         self.used: set[str] = set()
         self._running = running
         self._shapes_only = shapes_only
+        devices = (p.device for p in model.parameters() if not p.is_meta)
+        self._home = next(devices, torch.device("cpu")) if constants_stay_real else META
         self._origins: dict[int, tuple[StorageWeakRef, Origin]] = {}
         # Meta storages that stand for real ones, which an operator was to write to.
         self._stands_for: dict[int, tuple[StorageWeakRef, StorageWeakRef]] = {}
@@ -154,6 +161,10 @@ class Tracker(TorchDispatchMode):
             self.meetings.append(Meeting(operator, joined.parameters, callers))
         return joined
 
+    def _real(self, device: torch.device | None) -> torch.device | None:
+        is_meta = device is not None and torch.device(device).type == "meta"
+        return self._home if is_meta else device
+
     def _on_shapes(
         self,
         func: Any,
@@ -165,7 +176,7 @@ class Tracker(TorchDispatchMode):
         to_meta = origin is not None or any(t.is_meta for t in tensors)
         if "device" in keywords:
             # A constant made "where the input is" stays real.
-            keywords["device"] = META if to_meta else _real(keywords["device"])
+            keywords["device"] = META if to_meta else self._real(keywords["device"])
         if not to_meta:
             return func(*args, **keywords)
         if func.overloadpacket.__name__ in NEEDS_VALUES:
@@ -206,11 +217,6 @@ def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_map_tensors(function, v) for v in value)
     return value
-
-
-def _real(device: torch.device | None) -> torch.device | None:
-    is_meta = device is not None and torch.device(device).type == "meta"
-    return torch.device("cpu") if is_meta else device
 
 
 def empty_twin(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,10 +26,14 @@ from trainact.origins import Meeting
 from trainact.structure import Structure, read_structure, suspects_beside
 
 # Operators of ATen that a Linear or Conv1d/2d/3d consists of.
-LINEAR_MAPS = {"convolution", "addmm", "mm", "bmm", "baddbmm", "linear", "mv", "addmv"}
+LINEAR_MAPS = {
+    *("convolution", "addmm", "mm", "bmm", "baddbmm", "mv", "addmv"),
+    # as they come in inference mode
+    *("conv1d", "conv2d", "conv3d", "linear", "matmul"),
+}
 
 # Inputs that are made up and tried before giving up.
-MOST_EXAMPLES = 200
+MOST_EXAMPLES = 100
 
 _NORMS = (
     nn.BatchNorm1d,
@@ -157,7 +162,8 @@ def _follow_made_up(model: nn.Module, structure: Structure) -> list[Meeting]:
     suspects = [model.get_submodule(name) for name in structure.suspects]
     for example in itertools.islice(make_examples(model, suspects), MOST_EXAMPLES):
         try:
-            trace = follow(model, example, may_compute=False)
+            with warnings.catch_warnings(action="ignore"):
+                trace = follow(model, example, may_compute=False)
         except Exception:  # it was not what the model takes
             continue
         if trace.meetings and _is_conclusive(model, example, trace):
