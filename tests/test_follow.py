@@ -243,6 +243,52 @@ def test_a_refusal_says_which_and_why(case: str) -> None:
         trainact.first_layers(model, example)
 
 
+class Gated(nn.Module):
+    """What the image says decides what becomes of it, before the stem."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.look = nn.Conv2d(3, 6, 16)
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.body = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x):
+        return self.body(self.stem(self.how(x, self.look(x)))) + x.mean()
+
+
+def excited(x, z):
+    return x * z[:, :3].sigmoid()
+
+
+def excited_in_place(x, z):
+    return (x * 1).mul_(z[:, :3].sigmoid()).flip(-1)
+
+
+def warped(x, z):
+    return F.grid_sample(x, F.affine_grid(z.view(2, 2, 3), x.shape))
+
+
+@pytest.mark.filterwarnings("ignore:Default grid_sample:UserWarning")
+@pytest.mark.parametrize("how", [excited, excited_in_place, warped])
+def test_a_gated_image_is_left_to_the_user(how) -> None:
+    message = (
+        r"layer 'stem': it sees the input times features .*pass layer=\['look'\]\. "
+        r"Candidates, in order: 'look' .*'stem'"
+    )
+    with pytest.raises(ValueError, match=message):
+        trainact.first_layers(Gated(how), IMAGE)
+    assert list(find_first_layers(Gated(how), IMAGE)) == ["look", "stem"]
+
+
+def test_an_output_that_scales_the_image_is_no_gate() -> None:
+    class Restorer(Gated):
+        def forward(self, x):
+            return x * self.look(x)[:, :3].sigmoid() + x
+
+    assert list(trainact.first_layers(Restorer(None), IMAGE)) == ["look"]
+
+
 class TwoStreams(nn.Module):
     def __init__(self, depth: nn.Module):
         super().__init__()

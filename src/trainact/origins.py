@@ -12,8 +12,10 @@ followed. Constants stay real, since code reads their values.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +41,15 @@ NEEDS_VALUES = {
 }
 
 
+# They multiply their operands, or take from one where the other says.
+PRODUCTS = {
+    *("mul", "div", "mm", "bmm", "addmm", "baddbmm", "convolution"),
+    *("grid_sampler_2d", "grid_sampler_3d"),
+}
+# They put their operands side by side, as skip connections do.
+JOINS = {"cat", "stack"}
+
+
 class ValuesNeededError(Exception):
     """Shapes do not suffice to run the model."""
 
@@ -51,19 +62,22 @@ class Meeting:
         operator: ATen's name of the operator, ``"convolution"`` say.
         parameters: their qualified names.
         callers: qualified names of the modules whose forward was running.
+        is_gated: whether it was not the input itself but its product with features.
     """
 
     operator: str
     parameters: tuple[str, ...]
     callers: tuple[str, ...]
+    is_gated: bool = False
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a tensor was computed from."""
+    """What a tensor was computed from; gated: the input times features."""
 
     raw: bool
     parameters: tuple[str, ...] = ()
+    is_gated: bool = False
 
     def is_mixed(self) -> bool:
         """Whether the input and parameters have come together."""
@@ -110,10 +124,9 @@ class Tracker(TorchDispatchMode):
         """Add to what a tensor was computed from."""
         storage = self._storage(tensor)
         known = self._origins.get(storage.cdata)
-        self._origins[storage.cdata] = (
-            storage,
-            origin if known is None else known[1] | origin,
-        )
+        if known is not None:
+            origin = replace(known[1] | origin, is_gated=origin.is_gated)
+        self._origins[storage.cdata] = (storage, origin)
 
     def _storage(self, tensor: Tensor) -> StorageWeakRef:
         storage = storage_of(tensor)
@@ -136,7 +149,7 @@ class Tracker(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         keywords = dict(kwargs or {})
-        name = func.overloadpacket.__name__
+        name = func.overloadpacket.__name__.rstrip("_")  # in place or not
         tensors = list(_tensors((*args, *keywords.values())))
         origins = [self._origin(t) for t in tensors]
         origin = self._join(name, [o for o in origins if o is not None])
@@ -149,17 +162,23 @@ class Tracker(TorchDispatchMode):
                 self.mark(tensor, origin)
         return result
 
-    def _join(self, operator: str, origins: list[Origin]) -> Origin | None:
+    def _join(self, name: str, origins: list[Origin]) -> Origin | None:
         if not origins:
             return None
-        joined = origins[0]
-        for origin in origins[1:]:
-            joined = joined | origin
-        is_news = not any(origin.is_mixed() for origin in origins)
-        if joined.is_mixed() and is_news and operator not in SHAPE_ONLY:
-            callers = tuple(self._running)
-            self.meetings.append(Meeting(operator, joined.parameters, callers))
-        return joined
+        joined = functools.reduce(operator.or_, origins)
+        if not joined.is_mixed() or name in SHAPE_ONLY:
+            return joined
+        # The input, also where features gate it (squeeze and excitation, a spatial
+        # transformer), since that leaves it an image of sorts.
+        images = [o for o in origins if o == RAW or o.is_gated]
+        features = [o for o in origins if o.is_mixed() and not o.is_gated]
+        met = [n for o in origins if not o.raw for n in o.parameters]
+        if images and met and not (features and name in JOINS):
+            callers, is_gated = tuple(self._running), RAW not in origins
+            self.meetings.append(Meeting(name, tuple(met), callers, is_gated))
+            return replace(joined, is_gated=False)
+        is_gated = bool(images) and (not features or name in PRODUCTS)
+        return replace(joined, is_gated=is_gated)
 
     def _real(self, device: torch.device | None) -> torch.device | None:
         is_meta = device is not None and torch.device(device).type == "meta"

@@ -215,6 +215,11 @@ def _at(model: nn.Module, meeting: Meeting) -> list[_Arrival]:
         obstacle = None
         if meeting.operator not in LINEAR_MAPS:
             obstacle = f"the input meets {parameter!r} in {meeting.operator!r}"
+        elif meeting.is_gated:
+            obstacle = (
+                "it sees the input times features (as behind squeeze and excitation or "
+                "a spatial transformer), which may or may not be meant as first"
+            )
         elif owner not in meeting.callers:
             caller = meeting.callers[-1] if meeting.callers else ""
             obstacle = (
