@@ -1,39 +1,17 @@
-"""Which layers of this model are its first layers?
+"""Which layers of this model are its first layers, and can TrAct train them?
 
-Three ways to tell, the first one that is certain counts: what the model is made of
-(`structure`), an input made up from what the model says that it takes (`examples`) and
-followed on shapes alone (`follow`), or the user's own example input, followed the same
-way. Where none gives a clear answer, the error lists the candidates.
+Where no clear answer can be given (see `arrivals`), the error lists the candidates.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
-import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import UninitializedParameter
 
-from trainact.examples import IMAGE_NAMES, make_examples
-from trainact.follow import Trace, follow
+from trainact.arrivals import Arrival, find_arrivals
 from trainact.layers import TRACT_CLASSES, TrActLayer
-from trainact.origins import Meeting
-from trainact.structure import Structure, read_structure, suspects_beside
-
-# Operators of ATen that a Linear or Conv1d/2d/3d consists of.
-LINEAR_MAPS = {
-    *("convolution", "addmm", "mm", "bmm", "baddbmm", "mv", "addmv"),
-    # as they come in inference mode
-    *("conv1d", "conv2d", "conv3d", "linear", "matmul"),
-}
-
-# Inputs that are made up and tried before giving up.
-MOST_EXAMPLES = 100
 
 _NORMS = (
     nn.BatchNorm1d,
@@ -121,116 +99,17 @@ def find_first_layers(
     return {a.name: a.module for a in _arrivals(model, example_input)}
 
 
-@dataclass(frozen=True)
-class _Arrival:
-    """A module that the raw input reaches, and how where it is not a plain call."""
-
-    name: str
-    module: nn.Module
-    obstacle: str | None = None
-
-
-def _arrivals(model: nn.Module, example_input: Any) -> list[_Arrival]:
-    structure = read_structure(model)
-    if structure is None:
+def _arrivals(model: nn.Module, example_input: Any) -> list[Arrival]:
+    if next(model.parameters(), None) is None:
         raise ValueError(_without_parameters(model))
-    if example_input is None and structure.doubt is None:
-        return [_Arrival(structure.first, model.get_submodule(structure.first))]
-    if example_input is None:
-        meetings = _follow_made_up(model, structure)
-        doubt = structure.doubt
-        remedy = "name it with layer='...', or pass example_input=."
-    else:
-        meetings = follow(model, example_input).meetings
-        doubt = "the example input reached no parameters"
-        remedy = "name it with layer='...'."
-    if not meetings:
-        msg = f"cannot tell the first layer: {doubt}; {remedy} {candidates(model)}"
+    arrivals, doubt = find_arrivals(model, example_input)
+    if not arrivals:
+        msg = f"cannot tell the first layer: {doubt} {candidates(model)}"
         raise ValueError(msg)
-    arrivals = [a for meeting in meetings for a in _at(model, meeting)]
-    return list({a.name: a for a in reversed(arrivals)}.values())[::-1]
-
-
-def _follow_made_up(model: nn.Module, structure: Structure) -> list[Meeting]:
-    """Follow the first made-up input that the model accepts, if that settles it.
-
-    Returns:
-        The meetings; none if no input was conclusive.
-    """
-    if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
-        return []
-    suspects = [model.get_submodule(name) for name in structure.suspects]
-    for example in itertools.islice(make_examples(model, suspects), MOST_EXAMPLES):
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                trace = follow(model, example, may_compute=False)
-        except Exception:  # it was not what the model takes
-            continue
-        if trace.meetings and _is_conclusive(model, example, trace):
-            return trace.meetings
-    return []
-
-
-def _is_conclusive(model: nn.Module, example: Any, trace: Trace) -> bool:
-    """Whether what a made-up input reaches is all that an input would reach.
-
-    It is if the model itself calls that its main input, as Transformers' models do, or
-    if whatever else could take an input took part: a layer that was left out may be the
-    first of another input. Of blocks in a list one stands for all, but a list's first
-    layers are not alike, since its next stem may wait for another input.
-
-    Returns:
-        True if nothing can have been overlooked.
-    """
-    main_input = getattr(model, "main_input_name", None)
-    if isinstance(example, dict) and main_input in IMAGE_NAMES:
-        return main_input in example and trace.stopped_at is None
-    firsts = [owner for m in trace.meetings for owner in _owners(m.parameters)]
-    used = set(_owners(trace.used))
-    alike = {_without_numbers(name) for name in used.difference(firsts)}
-    return all(
-        name in used or _without_numbers(name) in alike
-        for name in suspects_beside(model, firsts)
-    )
-
-
-def _without_numbers(name: str) -> str:
-    return re.sub(r"\d+", "#", name)
-
-
-def _owners(parameters: Iterable[str]) -> dict[str, str]:
-    """Names of the modules that own parameters -> one of these."""
-    owners: dict[str, str] = {}
-    for parameter in parameters:
-        path = parameter.partition(".parametrizations.")[0]
-        is_own = path == parameter
-        owners.setdefault(path.rpartition(".")[0] if is_own else path, parameter)
-    return owners
-
-
-def _at(model: nn.Module, meeting: Meeting) -> list[_Arrival]:
-    """The modules that own the parameters of a meeting."""
-    arrivals: list[_Arrival] = []
-    for owner, parameter in _owners(meeting.parameters).items():
-        obstacle = None
-        if meeting.operator not in LINEAR_MAPS:
-            obstacle = f"the input meets {parameter!r} in {meeting.operator!r}"
-        elif meeting.is_gated:
-            obstacle = (
-                "it sees the input times features (as behind squeeze and excitation or "
-                "a spatial transformer), which may or may not be meant as first"
-            )
-        elif owner not in meeting.callers:
-            caller = meeting.callers[-1] if meeting.callers else ""
-            obstacle = (
-                f"{parameter!r} is used by {caller!r}, not in its own layer's forward, "
-                "where TrAct would see it"
-            )
-        arrivals.append(_Arrival(owner, model.get_submodule(owner), obstacle))
     return arrivals
 
 
-def _refusal(arrival: _Arrival) -> str | None:
+def _refusal(arrival: Arrival) -> str | None:
     """Why TrAct cannot train it."""
     try:
         check_supported(arrival.name, arrival.module)
