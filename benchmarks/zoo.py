@@ -52,7 +52,8 @@ def examine(entry: Entry) -> dict[str, Any]:
     start = time.perf_counter()
     structure = read_structure(model)
     record["structure_ms"] = round(1e3 * (time.perf_counter() - start), 1)
-    record["doubt"] = None if structure is None else structure.doubt
+    is_certain = structure is not None and structure.doubt is None
+    record["found_by"] = "structure" if is_certain else "made-up input"
     record["found"], record["refusal"], record["found_ms"] = _timed(model, None)
     try:
         example = entry.example(model)
@@ -112,9 +113,12 @@ def annotate(record: dict[str, Any]) -> dict[str, Any]:
     metadata = None
     if claimed and record.get("followed"):
         metadata = "agrees" if sorted(claimed) == record["followed"] else "differs"
-    is_exception = record["verdict"] != "agree" or metadata == "differs"
-    explanation = explain(record["library"], record["name"]) if is_exception else None
-    return {**record, "metadata": metadata, "explanation": explanation}
+    annotated = {**record, "metadata": metadata}
+    if record["verdict"] != "agree" or metadata == "differs":
+        annotated["explanation"] = explain(record["library"], record["name"])
+    else:
+        annotated.pop("refusal", None)
+    return annotated
 
 
 def read(path: Path) -> list[dict[str, Any]]:

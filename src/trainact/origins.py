@@ -207,10 +207,9 @@ class Tracker(TorchDispatchMode):
             if tensor.is_meta:
                 return tensor
             stand_in = empty_twin(tensor)
-            if id(tensor) in written or origin is not None:
-                own, real = storage_of(stand_in), self._storage(tensor)
-                if real.cdata in self._origins or id(tensor) in written:
-                    self._stands_for[own.cdata] = (own, real)
+            own, real = storage_of(stand_in), self._storage(tensor)
+            if id(tensor) in written or real.cdata in self._origins:
+                self._stands_for[own.cdata] = (own, real)
             given[id(stand_in)] = tensor
             return stand_in
 
