@@ -15,7 +15,11 @@ EXPLANATIONS: dict[tuple[str, str], str] = {
         "pixels and Fourier features enter a LayerNorm with trained scales: refused, "
         "as it should be"
     ),
-    ("transformers", "LightGlue.*|MMGroundingDino.*|SuperGlue.*"): (
+    ("transformers", "Tvp.*"): (
+        "a learned visual prompt is added to the pixels before any layer: refused, as "
+        "it should be"
+    ),
+    ("transformers", "(LightGlue|(MM)?GroundingDino|OneFormer|SuperGlue).*"): (
         "its forward branches on values before every layer in doubt has taken part, so "
         "a made-up input settles nothing: refused with candidates; with an example "
         "input the answer is the one recorded as followed"
