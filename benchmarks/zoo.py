@@ -76,16 +76,14 @@ def _build(entry: Entry) -> nn.Module:
             return entry.build()
 
 
-def _timed(
-    model: nn.Module, example: Any
-) -> tuple[list[str] | None, str | None, float]:
+def _timed(model: nn.Module, example: Any) -> tuple[list[str] | None, str | None, int]:
     start = time.perf_counter()
     names, refusal = None, None
     try:
         names = sorted(find_first_layers(model, example))
     except Exception as error:
         refusal = _short(error)
-    return names, refusal, round(1e3 * (time.perf_counter() - start), 1)
+    return names, refusal, round(1e3 * (time.perf_counter() - start))
 
 
 def _first_conv(model: nn.Module) -> list[str] | str | None:
@@ -114,6 +112,9 @@ def annotate(record: dict[str, Any]) -> dict[str, Any]:
     if claimed and record.get("followed"):
         metadata = "agrees" if sorted(claimed) == record["followed"] else "differs"
     annotated = {**record, "metadata": metadata}
+    for key in ("first_conv", "metadata", "refusal"):
+        if annotated.get(key) is None:
+            annotated.pop(key, None)
     if record["verdict"] != "agree" or metadata == "differs":
         annotated["explanation"] = explain(record["library"], record["name"])
     else:
@@ -132,7 +133,8 @@ def write(path: Path, records: list[dict[str, Any]]) -> None:
     """Annotate and sort all records."""
     order = {library: i for i, library in enumerate(LIBRARIES)}
     records = sorted(records, key=lambda r: (order[r["library"]], r["name"]))
-    path.write_text("".join(json.dumps(annotate(r)) + "\n" for r in records))
+    lines = (json.dumps(annotate(r), separators=(",", ":")) for r in records)
+    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def main() -> None:

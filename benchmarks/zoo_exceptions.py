@@ -32,7 +32,10 @@ EXPLANATIONS: dict[tuple[str, str], str] = {
         "transformers",
         "(Blip2ForImageText|EdgeTam|Llama4Vision|LwDetr|PPOCR|Sapiens2|ShieldGemma2|"
         "VitMatte).*",
-    ): "its default configuration fails to build or run, for the reason recorded",
+    ): (
+        "its default configuration fails to build, or to run with the input written "
+        "down here, for the reason recorded"
+    ),
     ("transformers", "Mllama.*|OmDetTurbo.*|PPDocLayout.*"): (
         "it wants further inputs that its own processor makes, which are not written "
         "down here"

@@ -255,7 +255,8 @@ def segmentation_models() -> Iterator[Entry]:
         name = "tu-vit_base_patch16_224" if arch == "DPT" else "resnet34"
         yield _segmentation(smp, arch, name)
     for encoder in encoders:
-        yield _segmentation(smp, "Unet", encoder)
+        if encoder != "resnet34":
+            yield _segmentation(smp, "Unet", encoder)
 
 
 def _segmentation(smp: Any, arch: str, encoder: str) -> Entry:

@@ -105,5 +105,5 @@ def test_the_record_has_no_wrong_answer_and_explains_every_exception() -> None:
         assert record["verdict"] != "WRONG", record
         if record["verdict"] != "agree":
             assert record.get("explanation"), record
-        if record["first_conv"]:
+        if record.get("first_conv"):
             assert record["metadata"] == "agrees" or record.get("explanation"), record
