@@ -15,6 +15,7 @@ from torch import Tensor
 from trainact import rows
 from trainact.geometry import Geometry, conv_geometry
 from trainact.layers import TrActLayer, TrActLinear
+from trainact.precision import full_precision
 
 MAX_ENTRIES = 4096
 
@@ -99,7 +100,7 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
         NeurIPS 2024, Eq. 3 and Fig. 1.
     """
     geometry = _check(layer, x, grad_z)
-    with torch.no_grad(), rows.full_precision(x):
+    with torch.no_grad(), full_precision(x):
         rows_GNP = rows.extract_rows(x.detach(), geometry).double()
         grad_GNO = _gradient_rows(grad_z, geometry).double()
         num_rows = rows_GNP.shape[1]

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import trainact
-from trainact import accumulate, sync
+from trainact import sync
 
 FIRST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(7, 7), (7,)),
+    "linear, few rows": (lambda: nn.Linear(60, 6), (60,)),
     "wide linear, few rows": (lambda: nn.Linear(110, 6), (110,)),
     "wide linear, many rows": (lambda: nn.Linear(110, 6), (20, 110)),
     "conv": (lambda: nn.Conv2d(3, 7, 3, stride=2, padding=1), (3, 7, 6)),
@@ -35,7 +36,6 @@ def make_model(kind: str, dtype: torch.dtype, **settings: Any) -> nn.Sequential:
     """The same weights in every process; TrAct on the first layer."""
     if dist.is_initialized():  # a rank, whose process ends with the test
         sync.MAX_SUMMED_ENTRIES = MAX_SUMMED_ENTRIES
-        accumulate.MAX_SUMMED_ENTRIES = MAX_SUMMED_ENTRIES
     torch.manual_seed(3)
     make, shape = FIRST[kind]
     first = make()
