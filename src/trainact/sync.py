@@ -213,7 +213,7 @@ def _start_sums(
     work = dist.all_reduce(buffer, group=group.group, async_op=not wait)
 
     def finish() -> Factor:
-        if work is not None:
+        if not wait and work is not None:
             work.wait()
         gram_GPP = split_sums(buffer, products_GPP.shape)
         return factorise(gram_GPP, lam, dtype, span_GNP)

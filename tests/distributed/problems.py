@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -30,6 +31,13 @@ ALL = [(kind, dtype) for kind in FIRST for dtype in (torch.float64, torch.float3
 # In place of trainact's own 1024, so that a layer may be small and above the limit.
 MAX_SUMMED_ENTRIES = 64
 LAM = 0.1
+
+# Without trainact too: there FSDP2 over gloo does not divide float32 gradients by the
+# number of ranks, and clipping rounds the norm of float64 ones to float32.
+needs_exact_fsdp2 = pytest.mark.skipif(
+    torch.__version__.startswith("2.8."),
+    reason="FSDP2 of torch 2.8 is not exact over gloo",
+)
 
 
 def make_model(kind: str, dtype: torch.dtype, **settings: Any) -> nn.Sequential:

@@ -92,7 +92,7 @@ def test_one_graph_up_to_the_limit_and_a_refusal_above() -> None:
     problems.loss_of(model, *batch, sum(SIZES)).backward()
     for grad, refusal in run(2, compile_whole):
         assert relative_error(grad, model[0].weight.grad) < FLOAT32_PROMISE
-        assert "torch.compiler.disable" in refusal
+        assert "_precondition_later" in refusal
 
 
 def scaled_steps(deferred: bool) -> tuple[list[Tensor], list[float]]:
@@ -156,6 +156,7 @@ def train_mixed() -> tuple[Tensor, torch.dtype]:
     return model[0].weight.full_tensor().detach() - before, model(x).dtype
 
 
+@problems.needs_exact_fsdp2
 def test_mixed_precision_of_fsdp2() -> None:
     truth = problems.train_alone("conv", torch.float32, SIZES)
     for move, dtype in run(2, train_mixed):
