@@ -42,8 +42,8 @@ class deferred:  # noqa: N801
         optimizer: one, or several; together they hold the weights of the TrAct layers.
 
     Raises:
-        ValueError: if no layer is under TrAct, a weight is not in any optimizer, or the
-            model is in such a block already.
+        ValueError: if no layer is under TrAct, a weight is not in any optimizer or is
+            computed from other parameters, or the model is in such a block already.
 
     Example:
         >>> import torch, trainact
@@ -158,7 +158,14 @@ class deferred:  # noqa: N801
         if layer.accumulator is not None:
             msg = f"layer {name!r} is in a trainact.deferred block already"
             raise ValueError(msg)
-        weight: Any = layer.weight
+        weight = dict(layer.named_parameters(recurse=False)).get("weight")
+        if weight is None:
+            msg = (
+                f"the weight of layer {name!r} is computed from other parameters (by a "
+                "parametrization or weight norm): the optimizer holds no gradient of "
+                "it to precondition at the step. Accumulate without trainact.deferred"
+            )
+            raise ValueError(msg)
         for _, accumulator, optimizer in owners:
             if accumulator.parameter is weight:  # tied: one gradient, one factor
                 return accumulator, optimizer

@@ -124,7 +124,7 @@ class _TrActConv(TrActLayer):
         if self._trains(weight, input):
             geometry = conv_geometry(self)
             # An input that the layer cannot take is left to its own error message.
-            if _fits(input, geometry):
+            if fits(input, weight, geometry):
                 weight = self._marked(weight, input, geometry)
         return super()._conv_forward(input, weight, bias)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 
@@ -202,7 +202,19 @@ def make_group(sync: Any) -> Group | None:
     raise ValueError(msg)
 
 
-def _fits(x: Tensor, geometry: Geometry) -> bool:
+def fits(x: Tensor, weight: Tensor, geometry: Geometry | None) -> bool:
+    """Whether a layer can take an input, so that it has rows of the right length.
+
+    Args:
+        x: the input.
+        weight: of the layer.
+        geometry: of the layer, or None for a linear one.
+
+    Returns:
+        False if the layer itself is about to raise an error.
+    """
+    if geometry is None:
+        return x.ndim > 0 and x.shape[-1] == weight.shape[-1]
     return (
         geometry.num_spatial + 1 <= x.ndim <= geometry.num_spatial + 2
         and x.shape[-geometry.num_spatial - 1] == geometry.channels

@@ -6,13 +6,16 @@ The gradients are in the table of ways; here is what only compiled code can get 
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from torch.utils.checkpoint import checkpoint
 
 import trainact
+from tests.odd import ODD
 from tests.tolerances import FLOAT32_PROMISE, relative_error
 from trainact import ops, rows
 from trainact.geometry import conv_geometry
@@ -99,6 +102,27 @@ def test_operators_are_what_they_say(name: str, dtype, in_span: bool) -> None:
         torch.library.opcheck(
             torch.ops.trainact.dual_factor.default, (x, *settings, 0.1, in_span)
         )
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_layers_need_one_graph(name: str) -> None:
+    layer = trainact.TrAct(ODD[name].layer(torch.float32))
+    batches = [ODD[name].input(torch.float32, seed) for seed in range(3)]
+    assert graphs(layer, batches) == 1
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_checkpoint_of_an_odd_layer_may_break_the_graph(name: str) -> None:
+    case = ODD[name]
+    plain = case.layer(torch.float32)
+    layer, x = trainact.TrAct(copy.deepcopy(plain)), case.input(torch.float32)
+    z = torch.compile(
+        partial(checkpoint, layer, use_reentrant=False), backend="aot_eager"
+    )(x)
+    z.backward(gradient_like(z))
+    for key, truth in case.gradients(plain, x, gradient_like(z)).items():
+        gradient = layer.get_parameter(key).grad
+        assert relative_error(gradient, truth) < FLOAT32_PROMISE
 
 
 @pytest.mark.slow
