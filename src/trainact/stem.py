@@ -146,7 +146,9 @@ def _why_not(module: nn.Module) -> str | None:
 def _parametrised(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Leaf modules with parameters of their own, in the order of registration."""
     for name, module in model.named_modules():
-        is_leaf = next(module.children(), None) is None
+        # A linear layer may have children: its parametrizations, or a norm of its own.
+        is_linear = isinstance(module, tuple(TRACT_CLASSES))
+        is_leaf = is_linear or next(module.children(), None) is None
         if is_leaf and next(module.parameters(), None) is not None:
             yield name, module
 

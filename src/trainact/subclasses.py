@@ -27,7 +27,7 @@ from torch.nn.utils import parametrize
 from trainact.calls import LinearCalls
 from trainact.geometry import Geometry
 from trainact.layers import PLAIN_CLASSES, TRACT_CLASSES, TrActLayer, fits
-from trainact.torch_internals import in_transform, is_sharded_unit
+from trainact.torch_internals import is_sharded_unit
 
 _MADE_OF = "_tract_made_of"
 # What TrActLayer adds to a layer; an attribute of the same name would be hidden by it.
@@ -59,7 +59,7 @@ class TrActSubclass(TrActLayer):
             nonlocal is_seen
             if not self._trains(weight, x):
                 return weight
-            is_seen = True
+            is_seen = is_seen or weight.requires_grad or self._is_functional()
             # An input that the layer cannot take is left to its own error message.
             return (
                 self._marked(weight, x, geometry)
@@ -83,11 +83,15 @@ class TrActSubclass(TrActLayer):
             raise RuntimeError(msg)
         return super()._marked(weight, x, geometry)
 
+    def _is_functional(self) -> bool:
+        """Whether the parameters were replaced by tensors that hide what is trained."""
+        parameters: Any = self.parameters()
+        return not any(isinstance(parameter, nn.Parameter) for parameter in parameters)
+
     def _refuse_if_trained(self) -> None:
-        is_trained = in_transform() or any(
-            p.requires_grad for name, p in self.named_parameters() if name != "bias"
-        )
-        if is_trained:
+        named = self.named_parameters()
+        is_trained = any(p.requires_grad for name, p in named if name != "bias")
+        if is_trained or self._is_functional():
             msg = (
                 f"the forward of {type(self).__name__} has called none of "
                 "torch.nn.functional.linear, conv1d, conv2d and conv3d with a weight "
