@@ -114,6 +114,18 @@ def test_spectral_norm_iterates_as_without_tract() -> None:
         assert torch.equal(p, q)
 
 
+def test_a_layer_that_fixes_its_padding_at_the_first_call() -> None:
+    module = pytest.importorskip("timm.layers.conv2d_same")
+    plain = module.Conv2dSameExport(3, 4, 3, stride=2).double()
+    layer, case = trainact.TrAct(plain), ODD["same conv"]
+    for seed in range(2):
+        x = case.input(torch.float64, seed)
+        layer.zero_grad()
+        _, grad_z = backward(layer, x)
+        truth = case.gradients(layer, x, grad_z)["weight"]
+        assert relative_error(layer.weight.grad, truth) < ORACLE_RTOL
+
+
 class Product(nn.Linear):
     """Hides its linear map in a matrix product, as a fused kernel would."""
 
