@@ -19,9 +19,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import trainact
+from trainact import layers as layers_module
 from trainact.diagnostics import diagnose
 
 from .cases import backward, oracle_gradient, oracle_rows
@@ -126,6 +127,18 @@ def test_a_layer_that_fixes_its_padding_at_the_first_call() -> None:
         assert relative_error(layer.weight.grad, truth) < ORACLE_RTOL
 
 
+def test_a_pruned_layer_of_a_class_of_its_own() -> None:
+    case = ODD["same conv"]
+    layer = case.layer(torch.float64)
+    prune.l1_unstructured(layer, "weight", 0.5)
+    trainact.TrAct(layer)
+    x = case.input(torch.float64)
+    _, grad_z = backward(layer, x)
+    truth = oracle_gradient(layer, case.padded(layer, x), grad_z, 0.1)
+    masked = truth * layer.weight_mask.numpy()
+    assert relative_error(layer.weight_orig.grad, masked) < ORACLE_RTOL
+
+
 class Product(nn.Linear):
     """Hides its linear map in a matrix product, as a fused kernel would."""
 
@@ -180,6 +193,42 @@ def test_a_hidden_linear_map_is_none_where_nothing_is_trained() -> None:
     layer.weight.requires_grad_(True)
     layer.eval()(x)
     assert type(trainact.remove(layer)) is Product
+
+
+class WithNorm(nn.Conv2d):
+    """Brings its norm along, as detection libraries' convolutions do."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(super().forward(x)).relu()
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("make", [WithNorm, ODD["centred linear"].make])
+def test_a_frozen_weight_costs_nothing(make, compiled: bool, monkeypatch) -> None:
+    layer = trainact.TrAct(make())
+    layer.weight.requires_grad_(False)
+    x = torch.randn((2, 3, 6, 6) if isinstance(layer, nn.Conv2d) else (4, 7))
+    torch._dynamo.reset()
+    call = torch.compile(layer, backend="aot_eager") if compiled else layer
+    monkeypatch.setattr(layers_module, "local_factor", pytest.fail)
+    call(x).sum().backward()
+    assert layer.weight.grad is None
+    assert all(p.grad is not None for p in layer.parameters() if p.requires_grad)
+
+
+def test_a_norm_inside_is_a_later_layer() -> None:
+    layer = trainact.TrAct(WithNorm().double())
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    grad_z = torch.randn(2, 4, 4, 4, dtype=torch.float64)
+    inner: list[Tensor] = []
+    layer.norm.register_full_backward_hook(lambda _m, grads, _g: inner.extend(grads))
+    layer(x).backward(grad_z)
+    truth = oracle_gradient(layer, x, inner[0], 0.1)
+    assert relative_error(layer.weight.grad, truth) < ORACLE_RTOL
 
 
 class TwoViews(nn.Conv2d):

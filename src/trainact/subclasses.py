@@ -32,6 +32,8 @@ from trainact.torch_internals import is_sharded_unit
 _MADE_OF = "_tract_made_of"
 # What TrActLayer adds to a layer; an attribute of the same name would be hidden by it.
 _TRACT_NAMES = ("lam", "_lam", "sync", "ranks", "accumulator")
+# The beginnings of names that parameters have of which the effective weight is made.
+_WEIGHT_NAMES = ("weight", "parametrizations.weight")
 
 
 class TrActSubclass(TrActLayer):
@@ -57,15 +59,13 @@ class TrActSubclass(TrActLayer):
 
         def mark(weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
             nonlocal is_seen
-            if not self._trains(weight, x):
+            is_trained = weight.requires_grad or self._is_functional()
+            if not is_trained or not self._trains(weight, x):
                 return weight
-            is_seen = is_seen or weight.requires_grad or self._is_functional()
-            # An input that the layer cannot take is left to its own error message.
-            return (
-                self._marked(weight, x, geometry)
-                if fits(x, weight, geometry)
-                else weight
-            )
+            is_seen = True
+            if not fits(x, weight, geometry):
+                return weight  # to be refused in the layer's own words
+            return self._marked(weight, x, geometry)
 
         with LinearCalls(mark):
             z = super().forward(*args, **kwargs)
@@ -89,8 +89,11 @@ class TrActSubclass(TrActLayer):
         return not any(isinstance(parameter, nn.Parameter) for parameter in parameters)
 
     def _refuse_if_trained(self) -> None:
-        named = self.named_parameters()
-        is_trained = any(p.requires_grad for name, p in named if name != "bias")
+        is_trained = any(
+            parameter.requires_grad
+            for name, parameter in self.named_parameters()
+            if name.startswith(_WEIGHT_NAMES)
+        )
         if is_trained or self._is_functional():
             msg = (
                 f"the forward of {type(self).__name__} has called none of "
@@ -242,7 +245,7 @@ def why_not_subclass(layer: nn.Module) -> str | None:
 
 def _large_parameters(layer: nn.Module) -> list[str]:
     """Parameters beside the weight that are more than a number for each output."""
-    own = ("weight", "bias", "parametrizations.")
+    own = (*_WEIGHT_NAMES, "bias", "parametrizations.")
     outputs: Any = getattr(layer, "out_features", None) or layer.out_channels
     return [
         repr(name)
