@@ -295,6 +295,10 @@ def complex_weight() -> nn.Module:
     return parametrizations.orthogonal(layer)
 
 
+def quantised() -> nn.Module:
+    return pytest.importorskip("torch.ao.nn.quantized").Linear(3, 2)
+
+
 def replaced_forward() -> nn.Module:
     layer = Named(3, 4, 3)
     layer.forward = functools.partial(Named.forward, layer)
@@ -313,6 +317,7 @@ def class_on_top() -> nn.Module:
         (Bottleneck, r"parameters 'lora_a', 'lora_b' beside its weight and bias"),
         (Integer, "with a torch.int8 weight"),
         (Packed, "without a weight"),
+        (quantised, r"a Linear of torch\.ao\.\S+, not torch\.nn: TrAct trains Linear"),
         (Regularised, "with an attribute 'lam' of its own"),
         (complex_weight, "with a torch.complex64 weight"),
         (replaced_forward, "forward was replaced on the instance"),
