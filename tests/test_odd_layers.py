@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import functools
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -296,7 +297,10 @@ def complex_weight() -> nn.Module:
 
 
 def quantised() -> nn.Module:
-    return pytest.importorskip("torch.ao.nn.quantized").Linear(3, 2)
+    with warnings.catch_warnings():
+        # torch.ao's notices about its own successor
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("torch.ao.nn.quantized").Linear(3, 2)
 
 
 def replaced_forward() -> nn.Module:
