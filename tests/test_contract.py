@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -18,12 +19,18 @@ from torch import nn
 import trainact
 from trainact import layers as layers_module
 
+from .odd import ODD
+
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 3), (4, 6)),
     "linear, dual": (lambda: nn.Linear(60, 3), (4, 60)),
     "conv1d": (lambda: nn.Conv1d(3, 4, 3, padding=1), (2, 3, 9)),
     "conv2d": (lambda: nn.Conv2d(4, 4, 3, groups=2, bias=False), (2, 4, 9, 9)),
     "conv3d": (lambda: nn.Conv3d(1, 4, 3, padding_mode="circular"), (2, 1, 5, 5, 5)),
+    **{
+        name: (partial(ODD[name].layer, torch.float32), ODD[name].shape)
+        for name in ("named", "centred linear", "same conv")
+    },
 }
 
 

@@ -131,9 +131,13 @@ def _why_not(module: nn.Module) -> str | None:
         )
     if isinstance(module, LazyModuleMixin):
         return ", which has no weight yet: run one batch through the model first"
-    if not isinstance(module, tuple(TRACT_CLASSES)):
+    kinds = tuple(TRACT_CLASSES)
+    if not isinstance(module, kinds):
+        is_namesake = any(type(module).__name__ == kind.__name__ for kind in kinds)
+        origin = f" of {type(module).__module__}, not torch.nn" if is_namesake else ""
         return (
-            ": TrAct trains Linear and Conv1d/2d/3d; name one of those with layer='...'"
+            f"{origin}: TrAct trains Linear and Conv1d/2d/3d; name one of those with "
+            "layer='...'"
         )
     if "forward" in vars(module):
         return (
@@ -146,7 +150,9 @@ def _why_not(module: nn.Module) -> str | None:
 def _parametrised(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Leaf modules with parameters of their own, in the order of registration."""
     for name, module in model.named_modules():
-        is_leaf = next(module.children(), None) is None
+        # A linear layer may have children: its parametrizations, or a norm of its own.
+        is_linear = isinstance(module, tuple(TRACT_CLASSES))
+        is_leaf = is_linear or next(module.children(), None) is None
         if is_leaf and next(module.parameters(), None) is not None:
             yield name, module
 

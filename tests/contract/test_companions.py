@@ -205,8 +205,14 @@ def old_weight_norm(layer: nn.Module) -> None:
         nn.utils.weight_norm(layer)
 
 
+def old_spectral_norm(layer: nn.Module) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        nn.utils.spectral_norm(layer)
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
-@pytest.mark.parametrize("rewrite", [masked, old_weight_norm])
+@pytest.mark.parametrize("rewrite", [masked, old_weight_norm, old_spectral_norm])
 @pytest.mark.parametrize("name", LAYERS)
 def test_weights_that_a_pre_hook_writes(name: str, rewrite, order: str) -> None:
     case = LAYERS[name]

@@ -14,6 +14,14 @@ from torch import Tensor, nn
 import trainact
 from trainact import sync
 
+
+class Padding(nn.Conv2d):
+    """Of a class of its own: pads one side only, in its forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+
 FIRST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(7, 7), (7,)),
     "linear, few rows": (lambda: nn.Linear(60, 6), (60,)),
@@ -25,6 +33,7 @@ FIRST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (2, 5, 5),
     ),
     "grouped conv": (lambda: nn.Conv2d(4, 6, 3, groups=2, bias=False), (4, 6, 6)),
+    "padding conv": (lambda: Padding(3, 6, 3, stride=2), (3, 7, 6)),
     "wide conv, few rows": (lambda: nn.Conv2d(5, 6, 5, stride=5), (5, 10, 5)),
 }
 ALL = [(kind, dtype) for kind in FIRST for dtype in (torch.float64, torch.float32)]
