@@ -9,6 +9,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from tests.tolerances import relative_error
+
 
 @cache
 def digits(number: int) -> tuple[Tensor, Tensor]:
@@ -30,3 +32,12 @@ def network(seed: int = 3) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(64, 10, dtype=torch.float32),
     )
+
+
+def weights(model: nn.Module) -> Tensor:
+    """As one vector: the gradient of some, such as key biases, is nothing but noise."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def distance(found: nn.Module, truth: Tensor) -> float:
+    return relative_error(weights(found), truth)
