@@ -164,6 +164,33 @@ def test_an_incomplete_window_at_the_end_of_an_epoch() -> None:
     assert distance(found, weights(truth)) < ORACLE_RTOL
 
 
+def test_manual_optimization() -> None:
+    """There `trainact.deferred` takes what self.optimizers() gives: a wrapper."""
+
+    class Manual(Task, lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+            self.model = images.network()
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+            optimizer = self.optimizers()
+            with trainact.deferred(self, optimizer) as step:
+                for x, y in zip(*(t.chunk(MICRO_BATCHES) for t in batch), strict=True):
+                    loss = nn.functional.cross_entropy(self.model(x), y)
+                    self.manual_backward(loss / MICRO_BATCHES)
+                if clip is not None:
+                    step.precondition()
+                    self.clip_gradients(optimizer, clip, "norm")
+                optimizer.step()
+                optimizer.zero_grad()
+
+    for clip in (None, 0.05):
+        module = Manual()
+        make_trainer(callbacks=[TrActCallback()]).fit(module, loader())
+        assert distance(module, by_hand([BATCH], clip)) < ORACLE_RTOL
+
+
 def test_order_of_a_step() -> None:
     """Read in the source and recorded here: where Lightning calls what."""
     events: list[str] = []

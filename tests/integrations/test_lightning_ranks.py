@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 import trainact
 from tests.distributed.processes import run
 from tests.integrations import images
-from tests.tolerances import ORACLE_RTOL, relative_error
+from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 from trainact.integrations.lightning import TrActCallback
 
 NUM_IMAGES, BATCH, CLIP = 48, 24, 0.05
@@ -123,5 +123,7 @@ def test_two_ranks_are_one_process() -> None:
     truth = alone()
     for weights, refusal in run(2, fit_all):
         for way in WAYS:
-            assert relative_error(weights[way], truth) < ORACLE_RTOL, way
+            # torch 2.8 rounds the norm of sharded gradients to float32 in the clip.
+            rtol = FLOAT32_PROMISE if "fsdp2" in way else ORACLE_RTOL
+            assert relative_error(weights[way], truth) < rtol, way
         assert "call trainact.apply there, before fully_shard" in refusal
