@@ -63,7 +63,8 @@ class deferred:  # noqa: N801
         self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer]
     ) -> None:
         is_one = isinstance(optimizer, Optimizer)
-        self._optimizers = (optimizer,) if is_one else tuple(optimizer)
+        several = (optimizer,) if is_one else tuple(optimizer)
+        self._optimizers = tuple(_unwrap(one) for one in several)
         self._layers = list(tract_layers(model).items())
         if not self._layers:
             msg = "no layer of this model is under TrAct: call trainact.apply first"
@@ -180,6 +181,12 @@ class deferred:  # noqa: N801
             "that trains it (several as a list), and enter the block before the forward"
         )
         raise ValueError(msg)
+
+
+def _unwrap(optimizer: Optimizer) -> Optimizer:
+    """Accelerate's and Lightning's wrappers step the optimizer that they hold."""
+    inner = getattr(optimizer, "optimizer", None)
+    return _unwrap(inner) if isinstance(inner, Optimizer) else optimizer
 
 
 def _ranks(model: nn.Module, layer: TrActLayer) -> list[Group]:
