@@ -196,6 +196,45 @@ def test_a_hidden_linear_map_is_none_where_nothing_is_trained() -> None:
     assert type(trainact.remove(layer)) is Product
 
 
+def test_transformers_standardised_convolution() -> None:
+    bit = pytest.importorskip("transformers.models.bit.modeling_bit")
+    case = ODD["std conv, same"]
+    layer = bit.WeightStandardizedConv2d(3, 4, 3, stride=2).double()
+    trainact.TrAct(layer)
+    x = case.input(torch.float64)
+    _, grad_z = backward(layer, x)
+    truth = case.gradients(layer, x, grad_z)["weight"]
+    assert relative_error(layer.weight.grad, truth) < ORACLE_RTOL
+
+
+def test_perceivers_padding_convolution() -> None:
+    perceiver = pytest.importorskip("transformers.models.perceiver.modeling_perceiver")
+    layer = perceiver.Conv2dSamePadding(3, 4, kernel_size=(7, 4), stride=2).double()
+    trainact.TrAct(layer)
+    x = torch.randn(2, 3, 12, 9, dtype=torch.float64)
+    _, grad_z = backward(layer, x)
+    truth = oracle_gradient(layer, F.pad(x, (1, 2, 3, 3)), grad_z, 0.1)
+    assert relative_error(layer.weight.grad, truth) < ORACLE_RTOL
+
+
+def test_torchvisions_video_convolution() -> None:
+    resnet = pytest.importorskip("torchvision.models.video.resnet")
+    layer = trainact.TrAct(resnet.Conv3DSimple(2, 4).double())
+    assert isinstance(layer, resnet.Conv3DSimple)
+    assert isinstance(layer, trainact.TrActConv3d)  # which it computes like
+    x = torch.randn(2, 2, 4, 5, 6, dtype=torch.float64)
+    _, grad_z = backward(layer, x)
+    truth = oracle_gradient(layer, x, grad_z, 0.1)
+    assert relative_error(layer.weight.grad, truth) < ORACLE_RTOL
+
+
+def test_falcons_linear_hides_its_map() -> None:
+    falcon = pytest.importorskip("transformers.models.falcon.modeling_falcon")
+    layer = trainact.TrAct(falcon.FalconLinear(3, 2))
+    with pytest.raises(RuntimeError, match="TrActFalconLinear has called none of"):
+        layer(torch.randn(4, 3))
+
+
 class WithNorm(nn.Conv2d):
     """Brings its norm along, as detection libraries' convolutions do."""
 

@@ -66,11 +66,12 @@ MODELS = [
 def test_a_step(
     name: str, layer: str, kind: str, case: OddCase, settings: dict[str, int]
 ) -> None:
-    model = create(name, num_classes=4, **settings).double()
+    model = create(name, num_classes=4, **settings)
     stem = model.get_submodule(layer)
     assert type(stem).__name__ == kind
     trainact.apply(model)
     assert list(trainact.tract_layers(model)) == [layer]
+    model.double()
     # An odd size, so that TensorFlow's padding is not the same on all sides.
     size = settings.get("img_size", 67)
     x = torch.randn(2, settings.get("in_chans", 3), size, size, dtype=torch.float64)

@@ -27,7 +27,6 @@ from torch.nn.utils import parametrize
 from trainact.calls import LinearCalls
 from trainact.geometry import Geometry
 from trainact.layers import PLAIN_CLASSES, TRACT_CLASSES, TrActLayer, fits
-from trainact.torch_internals import is_sharded_unit
 
 _MADE_OF = "_tract_made_of"
 # What TrActLayer adds to a layer; an attribute of the same name would be hidden by it.
@@ -216,7 +215,8 @@ def why_not_subclass(layer: nn.Module) -> str | None:
     """
     if type(layer) in TRACT_CLASSES:
         return None
-    if is_sharded_unit(layer):
+    # By name: the import would cost more than the core does.
+    if any(base.__name__ == "FSDPModule" for base in type(layer).__mro__):
         return ", which fully_shard made of it: apply trainact before fully_shard"
     if parametrize.is_parametrized(layer) and not is_parametrized_class(layer):
         return (

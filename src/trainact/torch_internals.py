@@ -9,7 +9,6 @@ tests of the ways of training say which way.
 from __future__ import annotations
 
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -48,15 +47,3 @@ def in_ddp_join() -> bool:
     """
     active = DistributedDataParallel._active_ddp_module
     return active is not None and active._join_config.enable
-
-
-def is_sharded_unit(module: nn.Module) -> bool:
-    """Whether ``fully_shard`` has made a unit of a module, and a class for it.
-
-    Args:
-        module: any module.
-
-    Returns:
-        True if it has. By name: the import would cost more than the core does.
-    """
-    return any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)

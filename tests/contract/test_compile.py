@@ -125,6 +125,30 @@ def test_a_checkpoint_of_an_odd_layer_may_break_the_graph(name: str) -> None:
         assert relative_error(gradient, truth) < FLOAT32_PROMISE
 
 
+class Breaking(nn.Linear):
+    """Breaks the graph on both sides of its linear map."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight - self.weight.mean(1, keepdim=True)
+        torch._dynamo.graph_break()
+        z = nn.functional.linear(x, weight, self.bias)
+        torch._dynamo.graph_break()
+        return 2 * z
+
+
+# Dynamo looks at the .grad of whatever a graph starts with.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_a_graph_that_breaks_inside_a_layer_is_right() -> None:
+    layer, x = trainact.TrAct(Breaking(5, 3)), torch.randn(20, 5)
+    gradients = []
+    for call in (layer, torch.compile(layer, backend="aot_eager")):
+        layer.zero_grad()
+        z = call(x)
+        z.backward(gradient_like(z))
+        gradients.append(layer.weight.grad.clone())
+    assert relative_error(gradients[1], gradients[0]) < FLOAT32_PROMISE
+
+
 def gradients_of(layer: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in layer.named_parameters()}
 

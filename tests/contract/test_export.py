@@ -82,8 +82,9 @@ def test_torch_export_for_any_batch_size() -> None:
     assert torch.equal(program.module()(x), models.plain(x))
 
 
-def test_torch_export_in_training_mode_is_not_silently_plain() -> None:
-    models = Models("linear")
+@pytest.mark.parametrize("name", ["linear", "std conv"])
+def test_torch_export_in_training_mode_is_not_silently_plain(name: str) -> None:
+    models = Models(name)
     treated = torch.export.export(models.treated.train(), (models.x,))
     plain = torch.export.export(models.plain.train(), (models.x,))
     assert len(treated.graph.nodes) > len(plain.graph.nodes)
