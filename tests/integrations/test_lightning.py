@@ -164,6 +164,14 @@ def test_an_incomplete_window_at_the_end_of_an_epoch() -> None:
     assert distance(found, weights(truth)) < ORACLE_RTOL
 
 
+def test_compiled() -> None:
+    module = make_module()
+    make_trainer(callbacks=[TrActCallback()]).fit(
+        torch.compile(module, backend="aot_eager"), loader()
+    )
+    assert distance(module, by_hand([BATCH], None)) < ORACLE_RTOL
+
+
 def test_manual_optimization() -> None:
     """There `trainact.deferred` takes what self.optimizers() gives: a wrapper."""
 

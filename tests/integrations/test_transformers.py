@@ -158,11 +158,11 @@ def test_trainer_is_the_loop(
 
 
 def test_the_clip_sees_what_the_step_sees(tmp_path: Path) -> None:
-    """on_pre_optimizer_step comes after the clip, so preconditioning is not there."""
+    """What was stepped with has the norm that the clip gave it."""
     norms: list[Tensor] = []
 
     class Spy(TrainerCallback):
-        def on_pre_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
+        def on_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
             gradients = [p.grad for p in kwargs["model"].parameters()]
             norms.append(nn.utils.get_total_norm(gradients))
 
@@ -195,6 +195,13 @@ def test_model_init_and_add_callback(tmp_path: Path) -> None:
     truth = by_hand([BATCH])
     for trainer in (with_init, added):
         assert distance(trainer.model, truth) < ORACLE_RTOL
+
+
+def test_another_lam_is_refused(tmp_path: Path) -> None:
+    model = trainact.apply(make_model(), lam=0.2)
+    with pytest.raises(ValueError, match=r"with lam=0\.2, and TrActCallback has lam"):
+        Trainer(model, arguments(tmp_path), callbacks=[TrActCallback()])
+    Trainer(model, arguments(tmp_path), callbacks=[TrActCallback(lam=0.2)])
 
 
 def test_bf16(tmp_path: Path) -> None:
