@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -82,10 +83,13 @@ class DeferredTrainer(DeferredMixin, InOrder):
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps its state for the process, and refuses other settings later."""
+    """Accelerate keeps its state for the process, also in the environment."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+    environment = dict(os.environ)
     yield
+    os.environ.clear()
+    os.environ.update(environment)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
