@@ -229,6 +229,7 @@ def test_bf16(tmp_path: Path) -> None:
     assert relative_error(moves[0], ordinary) > 0.1
 
 
+@pytest.mark.filterwarnings("ignore:mtime may not be reliable")  # Transformers 4
 @pytest.mark.parametrize("trainer", MEANS)
 def test_resume_is_exact(trainer: type[Trainer], tmp_path: Path) -> None:
     def train(name: str, epochs: int, **resume: Any) -> Tensor:
