@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from trainact import rows
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
-from trainact.patches import accumulation_dtype, statistics_dtype
+from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
 from trainact.sync import (
-    MAX_SUMMED_ENTRIES,
     Group,
     gather_counts,
     gather_rows,
@@ -92,7 +91,7 @@ class Accumulator:
         num_rows = rows.count_rows(x, geometry)
         is_few = num_rows < self.num_entries
         take = rows.extract_rows if is_few else rows.sum_products
-        with torch.no_grad(), rows.full_precision(x):
+        with torch.no_grad(), full_precision(x):
             seen = take(x.detach(), geometry)
         # Only a second differentiation through the input gives the weight gradient
         # parts that are not combinations of the rows.
@@ -137,8 +136,6 @@ class Accumulator:
         """
         if self._num_rows == 0 and not self.ranks:
             return None
-        if self.ranks and self.num_entries <= MAX_SUMMED_ENTRIES:
-            return self._factor_of_sums(lam)
         total, counts = self._num_rows, []
         for group in self.ranks:
             counts.append(gather_counts(total, group, self.parameter.device))

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from trainact.accumulate import Accumulator
-from trainact.factor import Factor, apply_factor
 from trainact.layers import TrActLayer
+from trainact.sharded import apply_to_rows
 from trainact.sync import Group
 from trainact.wrap import tract_layers
 
@@ -43,8 +43,9 @@ class deferred:  # noqa: N801
         optimizer: one, or several; together they hold the weights of the TrAct layers.
 
     Raises:
-        ValueError: if no layer is under TrAct, a weight is not in any optimizer, the
-            model is in such a block already, or `FullyShardedDataParallel` is in it.
+        ValueError: if no layer is under TrAct, a weight is not in any optimizer or is
+            computed from other parameters, the model is in such a block already, or
+            `FullyShardedDataParallel` is in it.
 
     Example:
         >>> import torch, trainact
@@ -129,7 +130,7 @@ class deferred:  # noqa: N801
             factor = accumulator.factor(layer.lam)
             grad = accumulator.parameter.grad
             if factor is not None and grad is not None:
-                _apply_in_place(grad, factor)
+                apply_to_rows(grad, factor)
             accumulator.is_applied = True
 
     def _before_step(
@@ -161,7 +162,14 @@ class deferred:  # noqa: N801
         if layer.accumulator is not None:
             msg = f"layer {name!r} is in a trainact.deferred block already"
             raise ValueError(msg)
-        weight: Any = layer.weight
+        weight = dict(layer.named_parameters(recurse=False)).get("weight")
+        if weight is None:
+            msg = (
+                f"the weight of layer {name!r} is computed from other parameters (by a "
+                "parametrization or weight norm): the optimizer holds no gradient of "
+                "it to precondition at the step. Accumulate without trainact.deferred"
+            )
+            raise ValueError(msg)
         for _, accumulator, optimizer in owners:
             if accumulator.parameter is weight:  # tied: one gradient, one factor
                 return accumulator, optimizer
@@ -208,47 +216,6 @@ def _ranks(model: nn.Module, layer: TrActLayer) -> list[Group]:
         return [Group(mesh.get_group(dim)) for dim in range(mesh.ndim)]
     own = layer.ranks
     return [] if own is None or own.is_alone() else [own]
-
-
-def _apply_in_place(grad: Tensor, factor: Factor) -> None:
-    """Precondition a gradient where it lies: buckets of DDP are views of it."""
-    local, start = _local_rows(grad)
-    num_groups = len(factor.inner)
-    size = len(grad) // num_groups
-    for group in range(num_groups):
-        part = local[max(0, group * size - start) : max(0, (group + 1) * size - start)]
-        own: list[Any] = [
-            None if tensor is None else tensor[group, None] for tensor in factor
-        ]
-        part.copy_(apply_factor(part, *own))
-
-
-def _local_rows(grad: Any) -> tuple[Tensor, int]:
-    """Each row is preconditioned by itself, so a sharded gradient is not gathered.
-
-    Args:
-        grad: a gradient, sharded or not.
-
-    Returns:
-        This rank's rows of it, and the number of the first.
-
-    Raises:
-        RuntimeError: if a row is divided among ranks.
-    """
-    placements = getattr(grad, "placements", None)
-    if placements is None:
-        return grad, 0
-    if any(p.is_shard() and p.dim != 0 for p in placements):
-        msg = (
-            f"the gradient is sharded as {placements}, across the entries of a row: "
-            "shard over output channels (dimension 0)"
-        )
-        raise RuntimeError(msg)
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    mesh = grad.device_mesh
-    _, offset = compute_local_shape_and_global_offset(grad.shape, mesh, placements)
-    return grad.to_local(), offset[0]
 
 
 def _also_on_zero_grad(
