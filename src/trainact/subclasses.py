@@ -38,9 +38,9 @@ _WEIGHT_NAMES = ("weight", "parametrizations.weight")
 class TrActSubclass(TrActLayer):
     """A layer with a forward of its own, trained by TrAct; comes before its class.
 
-    Cost beyond that of the plain types: a torch function mode around the forward,
-    measured at 18 microseconds a call. None in eval mode, without gradients, or under
-    `torch.compile`.
+    Cost beyond that of the plain types: a torch function mode around the forward, some
+    microseconds for each function that it calls. None in eval mode, without gradients,
+    or under `torch.compile`.
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
