@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -43,7 +44,8 @@ class deferred:  # noqa: N801
 
     Raises:
         ValueError: if no layer is under TrAct, a weight is not in any optimizer or is
-            computed from other parameters, or the model is in such a block already.
+            computed from other parameters, the model is in such a block already, or
+            `FullyShardedDataParallel` is in it.
 
     Example:
         >>> import torch, trainact
@@ -69,6 +71,7 @@ class deferred:  # noqa: N801
         if not self._layers:
             msg = "no layer of this model is under TrAct: call trainact.apply first"
             raise ValueError(msg)
+        _refuse_fsdp1(model)
         self._model = model
         self._owners: list[tuple[TrActLayer, Accumulator, Optimizer]] = []
         self._undo: list[Callable[[], Any]] = []
@@ -179,6 +182,21 @@ class deferred:  # noqa: N801
         msg = (
             f"the weight of layer {name!r} is not in the given optimizer: pass the one "
             "that trains it (several as a list), and enter the block before the forward"
+        )
+        raise ValueError(msg)
+
+
+def _refuse_fsdp1(model: nn.Module) -> None:
+    """Its shards end within a row of the gradient, where no inverse can be applied."""
+    if not dist.is_available():
+        return
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        msg = (
+            "trainact.deferred cannot precondition the flattened shards of "
+            "FullyShardedDataParallel (FSDP1): shard with fully_shard (FSDP2), or let "
+            "each micro-batch have its own statistics"
         )
         raise ValueError(msg)
 

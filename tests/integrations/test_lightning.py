@@ -30,6 +30,8 @@ import trainact.integrations.pytorch_lightning
 from tests.integrations import images
 from tests.integrations.images import distance, weights
 from tests.tolerances import ORACLE_RTOL, relative_error
+from trainact.diagnostics import MAX_ENTRIES
+from trainact.integrations.probe import Probe
 
 NUM_IMAGES, BATCH, MICRO_BATCHES = 48, 16, 2
 PACKAGES: dict[str, Any] = {
@@ -162,6 +164,14 @@ def test_an_incomplete_window_at_the_end_of_an_epoch() -> None:
         max_epochs=1,
     ).fit(found, loader(10))
     assert distance(found, weights(truth)) < ORACLE_RTOL
+
+
+def test_compiled() -> None:
+    module = make_module()
+    make_trainer(callbacks=[TrActCallback()]).fit(
+        torch.compile(module, backend="aot_eager"), loader()
+    )
+    assert distance(module, by_hand([BATCH], None)) < ORACLE_RTOL
 
 
 def test_manual_optimization() -> None:
@@ -305,6 +315,54 @@ def test_diagnostics_are_logged(tmp_path: Path) -> None:
         f"trainact/model.0/{k}": pytest.approx(v) for k, v in truth.items()
     }
     assert not module.model[0]._forward_hooks
+
+
+def test_diagnostics_that_cannot_be_logged() -> None:
+    module = make_module()
+    module.model = nn.Sequential(nn.Flatten(), nn.Linear(MAX_ENTRIES + 1, 10))
+    callback = TrActCallback(log_every_n_steps=1)
+    with pytest.raises(ValueError, match="leave out log_every_n_steps"):
+        make_trainer(callbacks=[callback]).fit(module, loader())
+
+
+def test_a_step_with_an_infinite_input_logs_nothing() -> None:
+    model = trainact.apply(images.network())
+    probe = Probe()
+    for bad in (True, False):
+        probe.open(model)
+        x, _ = images.digits(BATCH)
+        model(torch.full_like(x, torch.inf) if bad else x).sum().backward()
+        assert bool(probe.read()) != bad
+        probe.close()
+        assert not probe.read()
+
+
+class OutOfOrder(nn.Module):
+    """Its first layer is registered last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, *_, self.a = images.network()
+        self.b = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(self.b(x).tanh().flatten(1))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"layer": "model.b"}, {"example_input": torch.zeros(1, 1, 8, 8)}],
+    ids=lambda option: next(iter(option)),
+)
+def test_a_layer_that_cannot_be_told(option: dict[str, Any]) -> None:
+    module = make_module()
+    module.model = OutOfOrder()
+    with pytest.raises(ValueError, match="cannot tell the first layer"):
+        make_trainer(callbacks=[TrActCallback()]).fit(module, loader())
+    make_trainer(callbacks=[TrActCallback(**option)]).fit(module, loader())
+    assert list(trainact.tract_layers(module)) == ["model.b"]
+    twin = [module.model.b, nn.Tanh(), nn.Flatten(), module.model.a]
+    assert distance(nn.Sequential(*twin), by_hand([BATCH], None)) < ORACLE_RTOL
 
 
 def test_nothing_is_left() -> None:

@@ -1,6 +1,7 @@
 """Lightning on two ranks: DDP and FSDP2 with TrActCallback are one process.
 
-`FSDPStrategy` (FSDP1) refuses to run on a CPU, so it is not tested here.
+`FSDPStrategy` (FSDP1) refuses to run on a CPU; of it only the refusal of deferral is
+tested.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.utils.data import DataLoader, DistributedSampler
 
 import trainact
@@ -94,6 +95,19 @@ def fit(strategy: str, deferred: bool, micro_batches: int, applies: bool) -> Ten
     return (weight.full_tensor() if applies else weight).detach()
 
 
+def refusal_of_fsdp1() -> str:
+    """What FSDPStrategy would make of the model, if it ran without a GPU."""
+    model = trainact.apply(images.network().float(), sync=True)
+    cpu = torch.device("cpu")
+    sharded = FullyShardedDataParallel(model, use_orig_params=True, device_id=cpu)
+    optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1)
+    try:
+        trainact.deferred(sharded, optimizer)
+    except ValueError as error:
+        return str(error)
+    return "nothing was refused"
+
+
 def alone() -> Tensor:
     model = trainact.apply(images.network().double())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -106,24 +120,26 @@ def alone() -> Tensor:
     return model[0].weight.detach()
 
 
-def fit_all() -> tuple[dict[str, Tensor], str]:
+def fit_all() -> tuple[dict[str, Tensor], list[str]]:
     """In one pair of processes, whose start takes longer than all of it."""
     weights = {
         name: fit(strategy, deferred, micro_batches, strategy == "fsdp2")
         for name, (strategy, deferred, micro_batches) in WAYS.items()
     }
+    refusals = [refusal_of_fsdp1()]
     try:
         fit("fsdp2", False, 1, False)
     except ValueError as error:
-        return weights, str(error)
-    return weights, "nothing was refused"
+        refusals.append(str(error))
+    return weights, refusals
 
 
 def test_two_ranks_are_one_process() -> None:
     truth = alone()
-    for weights, refusal in run(2, fit_all):
+    for weights, refusals in run(2, fit_all):
         for way in WAYS:
             # torch 2.8 rounds the norm of sharded gradients to float32 in the clip.
             rtol = FLOAT32_PROMISE if "fsdp2" in way else ORACLE_RTOL
             assert relative_error(weights[way], truth) < rtol, way
-        assert "call trainact.apply there, before fully_shard" in refusal
+        assert "shard with fully_shard (FSDP2), or let" in refusals[0]
+        assert "call trainact.apply there, before fully_shard" in refusals[1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -82,10 +83,13 @@ class DeferredTrainer(DeferredMixin, InOrder):
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps its state for the process, and refuses other settings later."""
+    """Accelerate keeps its state for the process, also in the environment."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+    environment = dict(os.environ)
     yield
+    os.environ.clear()
+    os.environ.update(environment)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
@@ -158,11 +162,11 @@ def test_trainer_is_the_loop(
 
 
 def test_the_clip_sees_what_the_step_sees(tmp_path: Path) -> None:
-    """on_pre_optimizer_step comes after the clip, so preconditioning is not there."""
+    """What was stepped with has the norm that the clip gave it."""
     norms: list[Tensor] = []
 
     class Spy(TrainerCallback):
-        def on_pre_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
+        def on_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
             gradients = [p.grad for p in kwargs["model"].parameters()]
             norms.append(nn.utils.get_total_norm(gradients))
 
@@ -197,6 +201,13 @@ def test_model_init_and_add_callback(tmp_path: Path) -> None:
         assert distance(trainer.model, truth) < ORACLE_RTOL
 
 
+def test_another_lam_is_refused(tmp_path: Path) -> None:
+    model = trainact.apply(make_model(), lam=0.2)
+    with pytest.raises(ValueError, match=r"with lam=0\.2, and TrActCallback has lam"):
+        Trainer(model, arguments(tmp_path), callbacks=[TrActCallback()])
+    Trainer(model, arguments(tmp_path), callbacks=[TrActCallback(lam=0.2)])
+
+
 def test_bf16(tmp_path: Path) -> None:
     model = make_model(torch.float32)
     settings = arguments(tmp_path, bf16=True, max_steps=1)
@@ -218,6 +229,7 @@ def test_bf16(tmp_path: Path) -> None:
     assert relative_error(moves[0], ordinary) > 0.1
 
 
+@pytest.mark.filterwarnings("ignore:mtime may not be reliable")  # Transformers 4
 @pytest.mark.parametrize("trainer", MEANS)
 def test_resume_is_exact(trainer: type[Trainer], tmp_path: Path) -> None:
     def train(name: str, epochs: int, **resume: Any) -> Tensor:

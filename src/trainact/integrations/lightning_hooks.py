@@ -23,6 +23,7 @@ from torch import nn
 
 import trainact
 from trainact.diagnostics import MAX_ENTRIES
+from trainact.integrations.apply_once import apply_once
 from trainact.integrations.probe import Probe
 from trainact.layers import check_lam
 from trainact.wrap import LayerChoice, tract_layers
@@ -213,17 +214,7 @@ class TrActHooks:
             trainact.remove(pl_module)
 
     def _apply(self, pl_module: Any) -> None:
-        there = tract_layers(pl_module)
-        for name, layer in there.items():
-            if layer.lam != self.lam:
-                msg = (
-                    f"layer {name!r} is under TrAct already, with lam={layer.lam:g}, "
-                    f"and TrActCallback has lam={self.lam:g}: give both the same"
-                )
-                raise ValueError(msg)
-        if there:
-            return
-        if _is_sharded(pl_module):
+        if _is_sharded(pl_module) and not tract_layers(pl_module):
             msg = (
                 "this module shards its model in configure_model: call trainact.apply "
                 "there, before fully_shard; TrActCallback then takes the layers as "
@@ -231,7 +222,7 @@ class TrActHooks:
             )
             raise ValueError(msg)
         model = pl_module if self.layer is not None else _network(pl_module)
-        trainact.apply(model, self.lam, self.layer, self.example_input, self.sync)
+        apply_once(model, self.lam, self.layer, self.example_input, self.sync)
 
     def _close(self, error: BaseException | None = None) -> None:
         self._probe.close()

@@ -25,6 +25,7 @@ except ImportError as error:
     raise ImportError(msg) from error
 
 import trainact
+from trainact.integrations.apply_once import apply_once
 from trainact.layers import check_lam
 from trainact.wrap import LayerChoice, tract_layers
 
@@ -37,8 +38,9 @@ class TrActCallback(TrainerCallback):
     Applied when the Trainer is made, before it wraps the model. Checkpoints and
     ``save_pretrained`` have the keys and the config of the plain model.
 
-    A model that is under TrAct already is left as it is. Every micro-batch has its own
-    statistics; for the update of the whole batch see `DeferredMixin`.
+    A model that is under TrAct already, with the same λ, is left as it is. Every
+    micro-batch has its own statistics; for the update of the whole batch see
+    `DeferredMixin`.
 
     Args:
         lam: :math:`\lambda`, positive; see `trainact.TrAct`.
@@ -74,14 +76,19 @@ class TrActCallback(TrainerCallback):
             state: the Trainer's.
             control: the Trainer's.
             **kwargs: among them the model.
+
+        Raises:
+            ValueError: if it is under TrAct with another λ, or has no first layer that
+                can be told.
         """
-        self._apply(kwargs["model"])
+        options = self.lam, self.layer, self.example_input, self.sync
+        apply_once(kwargs["model"], *options)
 
     def on_train_begin(
         self,
-        args: Any,  # noqa: ARG002
-        state: Any,  # noqa: ARG002
-        control: Any,  # noqa: ARG002
+        args: Any,
+        state: Any,
+        control: Any,
         **kwargs: Any,
     ) -> None:
         """Apply TrAct to what ``model_init`` has made, or if added by add_callback.
@@ -92,11 +99,8 @@ class TrActCallback(TrainerCallback):
             control: the Trainer's.
             **kwargs: among them the model.
         """
-        self._apply(kwargs["model"])
-
-    def _apply(self, model: Any) -> None:
-        if not tract_layers(model):
-            trainact.apply(model, self.lam, self.layer, self.example_input, self.sync)
+        if not tract_layers(kwargs["model"]):
+            self.on_init_end(args, state, control, **kwargs)
 
 
 _Base = Trainer if TYPE_CHECKING else object
