@@ -1,4 +1,4 @@
-"""Write the README's tables and plot from the committed records: never by hand.
+"""Write the documents' figures and plot from the committed records: never by hand.
 
 python -m benchmarks.readme [--check]
 """
@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 from trainact.lab.plots import save_curves
@@ -21,6 +22,8 @@ README = ROOT / "README.md"
 CURVES = ROOT / "docs" / "compare.png"
 COMPARISONS = ("cifar10-10k", "digits")
 STEPS = ROOT / "records" / "benchmarks" / "steps-cpu.jsonl"
+WAYS = ROOT / "docs" / "ways-of-training.md"
+EXACTNESS = ROOT / "records" / "benchmarks" / "exactness.jsonl"
 
 
 def load_comparison(name: str) -> tuple[dict[str, list[Arm]], list[Record]]:
@@ -79,19 +82,51 @@ def steps_section() -> str:
     return "\n".join(lines)
 
 
-def fill(text: str, name: str, content: str) -> str:
+def errors() -> dict[str, str]:
+    """Largest error of each way of training by dtype, and where they come from."""
+    records = [json.loads(line) for line in EXACTNESS.read_text().splitlines()]
+    worst: dict[str, dict[str, float]] = defaultdict(dict)
+    by_stem: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        row, dtype, error = record["row"], record["dtype"], record["error"]
+        worst[row][dtype] = max(error, worst[row].get(dtype, 0.0))
+        if row == "own statistics":
+            by_stem[record["stem"]].append(100 * error)
+    cells = {
+        row: ", ".join(f"{dtype} {error:.0e}" for dtype, error in of_row.items())
+        for row, of_row in worst.items()
+    }
+    cells["micro-batches"] = ", ".join(
+        f"{min(percent):.0f} to {max(percent):.0f} % ({stem})"
+        for stem, percent in by_stem.items()
+    )
+    off = [100 * r["error"] for r in records if r["row"] == "ddp, sync=False"]
+    cells["ranks"] = f"up to {max(off):.0f} %"
+    last = records[-1]
+    cells["setting"] = (
+        f"`{last['command']}`, torch {last['torch']}, {last['device']}; from "
+        f"`{EXACTNESS.relative_to(ROOT)}`"
+    )
+    return cells
+
+
+def fill(text: str, name: str, content: str, gap: str = "\n") -> str:
     """Replace what stands between the marks of a region."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(text):
-        sys.exit(f"README.md has no region {name!r}")
-    return pattern.sub(lambda _: f"{begin}\n{content}\n{end}", text)
+        sys.exit(f"no document has a region {name!r}")
+    return pattern.sub(lambda _: f"{begin}{gap}{content}{gap}{end}", text)
 
 
-def generate() -> str:
-    """The README as the records want it."""
-    text = fill(README.read_text(), "compare", compare_section())
-    return fill(text, "steps", steps_section())
+def generate() -> dict[Path, str]:
+    """The documents as the records want them."""
+    readme = fill(README.read_text(), "compare", compare_section())
+    ways = WAYS.read_text()
+    for name, cell in errors().items():
+        if f"<!-- {name}: begin -->" in ways:
+            ways = fill(ways, name, cell, gap="")
+    return {README: fill(readme, "steps", steps_section()), WAYS: ways}
 
 
 def draw() -> None:
@@ -111,10 +146,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing")
     if parser.parse_args().check:
-        if generate() != README.read_text():
-            sys.exit("README.md is not what the records say: make readme")
+        for path, text in generate().items():
+            if text != path.read_text():
+                sys.exit(f"{path.name} is not what the records say: make readme")
         return
-    README.write_text(generate())
+    for path, text in generate().items():
+        path.write_text(text)
     draw()
 
 

@@ -126,6 +126,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True, text=True, check=False,
     ).stdout.strip()  # fmt: skip
+    program = f"benchmarks.{Path(sys.argv[0]).stem}"
     name = platform.processor() or platform.machine()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -137,7 +138,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "trainact": trainact.__version__,
         "python": platform.python_version(),
-        "command": "python -m benchmarks.steps " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python -m", program, *sys.argv[1:]]),
     }
 
 

@@ -185,9 +185,26 @@ def test_forgetting_to_zero_the_gradient_raises() -> None:
         backward(model, x, y, EQUAL)
         optimizer.step()
         with pytest.raises(RuntimeError, match=r"call optimizer.zero_grad\(\)"):
-            model(x)
+            backward(model, x, y, EQUAL)
         model.zero_grad()
-        model(x)
+        backward(model, x, y, EQUAL)
+
+
+def test_zeroing_between_forward_and_backward() -> None:
+    """As torchvision's reference loop, Lightning and many tutorials do it."""
+    model, optimizer, x, y = setting("conv")
+    with trainact.deferred(model, optimizer):
+        for _ in range(5):
+            for k, (px, py) in enumerate(
+                zip(x.split(EQUAL), y.split(EQUAL), strict=True)
+            ):
+                loss = problems.loss_of(model, px, py, len(x))
+                if k == 0:
+                    optimizer.zero_grad()
+                loss.backward()
+            optimizer.step()
+    truth = train("conv", torch.float64, "sgd", None)
+    assert worst([p.detach() for p in model.parameters()], truth) < ORACLE_RTOL
 
 
 @pytest.mark.parametrize("kind", ["conv", "wide linear, few rows"])

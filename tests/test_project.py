@@ -46,7 +46,10 @@ def test_readme_commands_exist() -> None:
 
 def test_importing_the_core_imports_nothing_more() -> None:
     extras = {
+        "accelerate",
         "lightning",
+        "pytorch_lightning",
+        "transformers",
         "torchvision",
         "timm",
         "sklearn",
@@ -60,7 +63,7 @@ def test_importing_the_core_imports_nothing_more() -> None:
     )
     loaded = set(result.stdout.split())
     assert "trainact" in loaded
-    assert not loaded & (extras | {"jax", "trainact.lab"})
+    assert not loaded & (extras | {"jax", "trainact.lab", "trainact.integrations"})
 
 
 @pytest.mark.parametrize("name", [n for n in trainact.__all__ if n != "__version__"])

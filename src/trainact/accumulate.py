@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from trainact import rows
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
-from trainact.patches import accumulation_dtype, statistics_dtype
+from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
 from trainact.sync import (
-    MAX_SUMMED_ENTRIES,
     Group,
     gather_counts,
     gather_rows,
@@ -86,14 +85,13 @@ class Accumulator:
             The weight.
 
         Raises:
-            RuntimeError: if the gradient of the last step has not been zeroed, or where
-                the sums would be wrong.
+            RuntimeError: where the sums would be wrong.
         """
-        self._start()
+        self._refuse_what_would_be_wrong()
         num_rows = rows.count_rows(x, geometry)
         is_few = num_rows < self.num_entries
         take = rows.extract_rows if is_few else rows.sum_products
-        with torch.no_grad(), rows.full_precision(x):
+        with torch.no_grad(), full_precision(x):
             seen = take(x.detach(), geometry)
         # Only a second differentiation through the input gives the weight gradient
         # parts that are not combinations of the rows.
@@ -107,12 +105,13 @@ class Accumulator:
             seen: the rows, or the sum of their products if they are many.
             num_rows: how many.
             in_span: whether the gradient is a combination of them.
+
+        Raises:
+            RuntimeError: if the gradient of the last step has not been zeroed.
         """
-        # The sums follow weight.grad: where that starts anew, so do they. Within one
-        # backward it may still be missing while other calls' rows have been counted.
         task = backward_task()
-        if task != self._graph_task and self._grad_is_missing():
-            self.reset()
+        if task != self._graph_task:
+            self._start()
         self._graph_task = task
         self._num_rows += num_rows
         self._in_span &= in_span
@@ -137,8 +136,6 @@ class Accumulator:
         """
         if self._num_rows == 0 and not self.ranks:
             return None
-        if self.ranks and self.num_entries <= MAX_SUMMED_ENTRIES:
-            return self._factor_of_sums(lam)
         total, counts = self._num_rows, []
         for group in self.ranks:
             counts.append(gather_counts(total, group, self.parameter.device))
@@ -188,15 +185,18 @@ class Accumulator:
         return is_plain and self.parameter.grad is None
 
     def _start(self) -> None:
-        """Refuse to mix a new accumulation with the last one."""
-        self._refuse_what_would_be_wrong()
+        """Begin a backward; refuse to mix a new accumulation with the last one."""
+        # The sums follow weight.grad: where that starts anew, so do they. Within one
+        # backward it may still be missing while other calls' rows have been counted.
+        if self._grad_is_missing():
+            self.reset()
         if not self.is_applied:
             return
         if self.parameter.grad is not None:
             msg = (
                 "the gradient of the last step is still there and has been "
-                "preconditioned already: call optimizer.zero_grad() after each step "
-                "inside trainact.deferred"
+                "preconditioned already: call optimizer.zero_grad() before each "
+                "backward that starts a new batch inside trainact.deferred"
             )
             raise RuntimeError(msg)
         self.reset()

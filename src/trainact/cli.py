@@ -42,6 +42,11 @@ COMMANDS = {
         options="trainact.lab.options:CompareOptions",
         main="trainact.lab.compare:main",
     ),
+    "inspect": Command(
+        summary="show a model's first layers and what they see of your data",
+        options="trainact.lab.options:InspectOptions",
+        main="trainact.lab.inspect:main",
+    ),
 }
 
 

@@ -13,13 +13,14 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from trainact.accumulate import Accumulator
-from trainact.factor import Factor, apply_factor
 from trainact.layers import TrActLayer
+from trainact.sharded import apply_to_rows
 from trainact.sync import Group
 from trainact.wrap import tract_layers
 
@@ -42,8 +43,9 @@ class deferred:  # noqa: N801
         optimizer: one, or several; together they hold the weights of the TrAct layers.
 
     Raises:
-        ValueError: if no layer is under TrAct, a weight is not in any optimizer, or the
-            model is in such a block already.
+        ValueError: if no layer is under TrAct, a weight is not in any optimizer or is
+            computed from other parameters, the model is in such a block already, or
+            `FullyShardedDataParallel` is in it.
 
     Example:
         >>> import torch, trainact
@@ -63,11 +65,13 @@ class deferred:  # noqa: N801
         self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer]
     ) -> None:
         is_one = isinstance(optimizer, Optimizer)
-        self._optimizers = (optimizer,) if is_one else tuple(optimizer)
+        several = (optimizer,) if is_one else tuple(optimizer)
+        self._optimizers = tuple(_unwrap(one) for one in several)
         self._layers = list(tract_layers(model).items())
         if not self._layers:
             msg = "no layer of this model is under TrAct: call trainact.apply first"
             raise ValueError(msg)
+        _refuse_fsdp1(model)
         self._model = model
         self._owners: list[tuple[TrActLayer, Accumulator, Optimizer]] = []
         self._undo: list[Callable[[], Any]] = []
@@ -126,7 +130,7 @@ class deferred:  # noqa: N801
             factor = accumulator.factor(layer.lam)
             grad = accumulator.parameter.grad
             if factor is not None and grad is not None:
-                _apply_in_place(grad, factor)
+                apply_to_rows(grad, factor)
             accumulator.is_applied = True
 
     def _before_step(
@@ -158,7 +162,14 @@ class deferred:  # noqa: N801
         if layer.accumulator is not None:
             msg = f"layer {name!r} is in a trainact.deferred block already"
             raise ValueError(msg)
-        weight: Any = layer.weight
+        weight = dict(layer.named_parameters(recurse=False)).get("weight")
+        if weight is None:
+            msg = (
+                f"the weight of layer {name!r} is computed from other parameters (by a "
+                "parametrization or weight norm): the optimizer holds no gradient of "
+                "it to precondition at the step. Accumulate without trainact.deferred"
+            )
+            raise ValueError(msg)
         for _, accumulator, optimizer in owners:
             if accumulator.parameter is weight:  # tied: one gradient, one factor
                 return accumulator, optimizer
@@ -175,6 +186,27 @@ class deferred:  # noqa: N801
         raise ValueError(msg)
 
 
+def _refuse_fsdp1(model: nn.Module) -> None:
+    """Its shards end within a row of the gradient, where no inverse can be applied."""
+    if not dist.is_available():
+        return
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        msg = (
+            "trainact.deferred cannot precondition the flattened shards of "
+            "FullyShardedDataParallel (FSDP1): shard with fully_shard (FSDP2), or let "
+            "each micro-batch have its own statistics"
+        )
+        raise ValueError(msg)
+
+
+def _unwrap(optimizer: Optimizer) -> Optimizer:
+    """Accelerate's and Lightning's wrappers step the optimizer that they hold."""
+    inner = getattr(optimizer, "optimizer", None)
+    return _unwrap(inner) if isinstance(inner, Optimizer) else optimizer
+
+
 def _ranks(model: nn.Module, layer: TrActLayer) -> list[Group]:
     """Ranks whose gradients are averaged, so that their statistics belong together."""
     if isinstance(model, DistributedDataParallel):
@@ -184,47 +216,6 @@ def _ranks(model: nn.Module, layer: TrActLayer) -> list[Group]:
         return [Group(mesh.get_group(dim)) for dim in range(mesh.ndim)]
     own = layer.ranks
     return [] if own is None or own.is_alone() else [own]
-
-
-def _apply_in_place(grad: Tensor, factor: Factor) -> None:
-    """Precondition a gradient where it lies: buckets of DDP are views of it."""
-    local, start = _local_rows(grad)
-    num_groups = len(factor.inner)
-    size = len(grad) // num_groups
-    for group in range(num_groups):
-        part = local[max(0, group * size - start) : max(0, (group + 1) * size - start)]
-        own: list[Any] = [
-            None if tensor is None else tensor[group, None] for tensor in factor
-        ]
-        part.copy_(apply_factor(part, *own))
-
-
-def _local_rows(grad: Any) -> tuple[Tensor, int]:
-    """Each row is preconditioned by itself, so a sharded gradient is not gathered.
-
-    Args:
-        grad: a gradient, sharded or not.
-
-    Returns:
-        This rank's rows of it, and the number of the first.
-
-    Raises:
-        RuntimeError: if a row is divided among ranks.
-    """
-    placements = getattr(grad, "placements", None)
-    if placements is None:
-        return grad, 0
-    if any(p.is_shard() and p.dim != 0 for p in placements):
-        msg = (
-            f"the gradient is sharded as {placements}, across the entries of a row: "
-            "shard over output channels (dimension 0)"
-        )
-        raise RuntimeError(msg)
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    mesh = grad.device_mesh
-    _, offset = compute_local_shape_and_global_offset(grad.shape, mesh, placements)
-    return grad.to_local(), offset[0]
 
 
 def _also_on_zero_grad(

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from trainact import rows
-from trainact.geometry import Geometry, conv_geometry
-from trainact.layers import TrActLayer, TrActLinear
+from trainact.calls import LinearCalls
+from trainact.geometry import Geometry
+from trainact.layers import TrActLayer
+from trainact.precision import full_precision
 
 MAX_ENTRIES = 4096
 
@@ -81,8 +83,9 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
         The figures. Nothing is added to any ``.grad``.
 
     Raises:
-        ValueError: if the layer is not under TrAct, has too many entries for a
-            spectrum, or the gradient is not of the output's shape.
+        ValueError: if the layer is not under TrAct, computes several linear maps or has
+            too many entries for a spectrum, or the gradient is not of the output's
+            shape.
 
     Example:
         >>> import torch, trainact
@@ -98,8 +101,8 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
         Petersen, Borgelt, Ermon: TrAct: Making First-layer Pre-Activations Trainable,
         NeurIPS 2024, Eq. 3 and Fig. 1.
     """
-    geometry = _check(layer, x, grad_z)
-    with torch.no_grad(), rows.full_precision(x):
+    x, geometry = _check(layer, x, grad_z)
+    with torch.no_grad(), full_precision(x):
         rows_GNP = rows.extract_rows(x.detach(), geometry).double()
         grad_GNO = _gradient_rows(grad_z, geometry).double()
         num_rows = rows_GNP.shape[1]
@@ -127,27 +130,41 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
         )
 
 
-def _check(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Geometry | None:
+def _check(
+    layer: TrActLayer, x: Tensor, grad_z: Tensor
+) -> tuple[Tensor, Geometry | None]:
+    """What the layer's linear map is given (padded, say), and its geometry."""
     if not isinstance(layer, TrActLayer):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"diagnose takes a layer under TrAct, not {type(layer).__name__}"
         raise ValueError(msg)  # noqa: TRY004
-    geometry = None if isinstance(layer, TrActLinear) else conv_geometry(layer)
-    num_entries = rows.count_entries(x, geometry)
+    calls: list[tuple[Tensor, Geometry | None]] = []
+
+    def note(weight: Tensor, seen: Tensor, geometry: Geometry | None) -> Tensor:
+        calls.append((seen, geometry))
+        return weight
+
+    with torch.no_grad(), LinearCalls(note):
+        expected = layer(x).shape
+    if len(calls) != 1:
+        msg = (
+            f"{type(layer).__name__} computes {len(calls)} linear maps in its forward: "
+            "diagnose describes one"
+        )
+        raise ValueError(msg)
+    num_entries = rows.count_entries(*calls[0])
     if num_entries > MAX_ENTRIES:
         msg = (
             f"a spectrum of {num_entries} entries is too large to compute (limit "
             f"{MAX_ENTRIES}): diagnose a layer with smaller patches"
         )
         raise ValueError(msg)
-    with torch.no_grad():
-        expected = layer(x).shape
     if grad_z.shape != expected:
         msg = (
             f"grad_z has shape {tuple(grad_z.shape)}, the layer's output "
             f"{tuple(expected)}: pass the gradient with respect to the output"
         )
         raise ValueError(msg)
-    return geometry
+    return calls[0]
 
 
 def _gradient_rows(grad_z: Tensor, geometry: Geometry | None) -> Tensor:

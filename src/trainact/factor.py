@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from trainact.gram import tile_bytes
-from trainact.patches import accumulation_dtype, statistics_dtype
+from trainact.precision import accumulation_dtype, product_dtype, statistics_dtype
 
 
 class Factor(NamedTuple):
@@ -66,7 +66,9 @@ class Factor(NamedTuple):
         return (self.inner if self.basis is None else self.basis).shape[-1]
 
 
-def factorise(gram_GPP: Tensor, lam: float, dtype: torch.dtype) -> Factor:
+def factorise(
+    gram_GPP: Tensor, lam: float, dtype: torch.dtype, span_GNP: Tensor | None = None
+) -> Factor:
     r"""The primal form, :math:`(A + \lambda I)^{-1}`.
 
     Cost: about ``P**3`` multiplications per group in float64; no wait for the device.
@@ -75,13 +77,21 @@ def factorise(gram_GPP: Tensor, lam: float, dtype: torch.dtype) -> Factor:
         gram_GPP: A, ``[G, P, P]``.
         lam: :math:`\lambda`.
         dtype: in which A's products were formed, and in which the inverse is kept.
+        span_GNP: rows, fewer than entries, of which every gradient to come is a
+            combination; A may hold further ones. What a float32 gradient has outside
+            their span is rounding, which the inverse would amplify by 1 / λ:
+            :math:`U^\top U (A + \lambda I)^{-1}`, kept in A's dtype, takes it out.
 
     Returns:
         The factor; NaN where A is not finite.
     """
     lam_G = _resolvable(lam, _trace(gram_GPP), dtype)
     inverse_GPP = torch.cholesky_inverse(_cholesky(gram_GPP, lam_G))
-    return Factor(inverse_GPP.to(dtype))
+    if span_GNP is None:
+        return Factor(inverse_GPP.to(dtype))
+    wide = gram_GPP.dtype
+    basis_GNP = _solve_rows(_span(_kernel(span_GNP, wide)), span_GNP, wide)
+    return Factor(basis_GNP.mT @ (basis_GNP @ inverse_GPP))
 
 
 def factorise_rows(rows_GNP: Tensor, lam: float, in_span: bool) -> Factor:
@@ -107,7 +117,7 @@ def factorise_rows(rows_GNP: Tensor, lam: float, in_span: bool) -> Factor:
     # Rows that are nearly dependent put up to sqrt(eps) of G outside the computed span:
     # below the rounding of float32, but not of float64.
     if in_span and dtype != wide:
-        lower_GNN = _cholesky(kernel_GNN, _resolvable(0.0, trace_G, wide))
+        lower_GNN = _span(kernel_GNN)
         damped_GNN = _cholesky(_outer(lower_GNN.mT) / num_rows, lam_G)
         inner_GNN = torch.cholesky_inverse(damped_GNN)
         return Factor(inner_GNN, _solve_rows(lower_GNN, rows_GNP, dtype))
@@ -136,15 +146,23 @@ def apply_factor(
         The preconditioned gradient, in the shape and dtype of ``grad``.
     """
     entries = inner if basis is None else basis
-    grad_GOP = grad.reshape(len(inner), -1, entries.shape[-1]).to(entries.dtype)
+    dtype = product_dtype(entries)
+    grad_GOP = grad.reshape(len(inner), -1, entries.shape[-1]).to(dtype)
     if basis is None:
-        result_GOP = grad_GOP @ inner
+        result_GOP = grad_GOP @ inner.to(dtype)
     else:
+        basis = basis.to(dtype)
         inside_GON = (grad_GOP @ basis.mT).to(inner.dtype) @ inner
-        result_GOP = inside_GON.to(basis.dtype) @ basis
+        result_GOP = inside_GON.to(dtype) @ basis
         if outer is not None:
             result_GOP = result_GOP + outer * grad_GOP
     return result_GOP.reshape(grad.shape).to(grad.dtype)
+
+
+def _span(kernel_GNN: Tensor) -> Tensor:
+    """L of a basis of the rows, from X times X transposed."""
+    trace_G = _trace(kernel_GNN)
+    return _cholesky(kernel_GNN, _resolvable(0.0, trace_G, kernel_GNN.dtype))
 
 
 def _outer(matrix: Tensor) -> Tensor:

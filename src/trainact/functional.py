@@ -12,7 +12,7 @@ from trainact import precondition as _precondition
 from trainact.factor import Factor, factorise
 from trainact.geometry import make_geometry
 from trainact.layers import check_lam
-from trainact.patches import accumulation_dtype, statistics_dtype
+from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
 
 __all__ = ["Factor", "factor_from_gram", "patch_gram", "precondition"]
 
@@ -81,7 +81,7 @@ def patch_gram(
         )
         raise ValueError(msg)
     num_rows = rows.count_rows(x, geometry)
-    with rows.full_precision(x):
+    with full_precision(x):
         gram_GPP = gram.patch_products(x, geometry) / num_rows
     gram_GPP = gram_GPP.to(statistics_dtype(x))
     return gram_GPP[0] if groups == 1 else gram_GPP
@@ -104,7 +104,7 @@ def factor_from_gram(gram_PP: Tensor, lam: float = 0.1) -> Factor:
         msg = f"A has shape {tuple(gram_PP.shape)}; expected [n, n] or [groups, n, n]"
         raise ValueError(msg)
     gram_GPP = gram_PP if gram_PP.ndim == 3 else gram_PP[None]
-    with torch.no_grad(), rows.full_precision(gram_PP):
+    with torch.no_grad(), full_precision(gram_PP):
         wide = gram_GPP.to(accumulation_dtype(gram_GPP))
         return factorise(wide, check_lam(lam), statistics_dtype(gram_GPP))
 

@@ -13,11 +13,13 @@ import numbers
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainact.geometry import Geometry, conv_geometry
 from trainact.precondition import may_be_transformed, precondition
+from trainact.sharded import is_sharded, local_input
 from trainact.statistics import local_factor
 from trainact.sync import Group, precondition_over_ranks
 
@@ -73,11 +75,15 @@ class TrActLayer(nn.Module):
 
     def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
         """The weight, with its gradient to be preconditioned for this input."""
+        ranks = self.ranks
+        if is_sharded(x):
+            x, group = local_input(x, geometry)
+            ranks = ranks or (group and Group(group))
         if self.accumulator is not None:
             return self.accumulator.observe(weight, x, geometry)  # pyright: ignore[reportAttributeAccessIssue]
-        if self.ranks is not None and not self.ranks.is_alone():
+        if ranks is not None and not ranks.is_alone():
             return precondition_over_ranks(
-                weight, x, geometry, self.lam, self.ranks, owner=self
+                weight, x, geometry, self.lam, ranks, owner=self
             )
         if x.numel() == 0:
             return weight
@@ -118,7 +124,7 @@ class _TrActConv(TrActLayer):
         if self._trains(weight, input):
             geometry = conv_geometry(self)
             # An input that the layer cannot take is left to its own error message.
-            if _fits(input, geometry):
+            if fits(input, weight, geometry):
                 weight = self._marked(weight, input, geometry)
         return super()._conv_forward(input, weight, bias)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 
@@ -183,13 +189,32 @@ def make_group(sync: Any) -> Group | None:
         return None
     if sync is True:
         return Group()
+    if dist.is_available() and sync is dist.GroupMember.NON_GROUP_MEMBER:
+        msg = (
+            "this process is not a member of the process group given as sync=: make "
+            "one group for each set of ranks that train together, and pass each rank "
+            "its own"
+        )
+        raise ValueError(msg)
     if hasattr(sync, "rank") and hasattr(sync, "size"):
         return Group(sync)
     msg = f"sync={sync!r} is not False, True or a torch.distributed process group"
     raise ValueError(msg)
 
 
-def _fits(x: Tensor, geometry: Geometry) -> bool:
+def fits(x: Tensor, weight: Tensor, geometry: Geometry | None) -> bool:
+    """Whether a layer can take an input, so that it has rows of the right length.
+
+    Args:
+        x: the input.
+        weight: of the layer.
+        geometry: of the layer, or None for a linear one.
+
+    Returns:
+        False if the layer itself is about to raise an error.
+    """
+    if geometry is None:
+        return x.ndim > 0 and x.shape[-1] == weight.shape[-1]
     return (
         geometry.num_spatial + 1 <= x.ndim <= geometry.num_spatial + 2
         and x.shape[-geometry.num_spatial - 1] == geometry.channels

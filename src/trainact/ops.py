@@ -16,7 +16,7 @@ from torch import Tensor
 from trainact import rows
 from trainact.factor import Factor, factorise_rows
 from trainact.geometry import Geometry
-from trainact.patches import accumulation_dtype, statistics_dtype
+from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
 
 
 def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:
@@ -52,7 +52,7 @@ def dual_factor(
 
 @torch.library.custom_op("trainact::sum_products", mutates_args=())
 def _sum_products(x: Tensor, numbers: Sequence[int], padding_mode: str) -> Tensor:
-    with rows.full_precision(x):
+    with full_precision(x):
         return rows.sum_products(x, _unflatten(numbers, padding_mode))
 
 
@@ -68,7 +68,7 @@ def _(x: Tensor, numbers: Sequence[int], padding_mode: str) -> Tensor:
 def _dual_factor(
     x: Tensor, numbers: Sequence[int], padding_mode: str, lam: float, in_span: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    with rows.full_precision(x):
+    with full_precision(x):
         rows_GNP = rows.extract_rows(x, _unflatten(numbers, padding_mode))
         inner, basis, outer = factorise_rows(rows_GNP, lam, in_span)
     # An operator has a fixed number of results, in a fixed layout (LAPACK's is column

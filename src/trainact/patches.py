@@ -6,7 +6,6 @@ a patch within one group (C / G x kernel positions).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -91,27 +90,3 @@ def extract_patches(x: Tensor, geometry: Geometry) -> Tensor:
     """
     view = windows(pad(x, geometry), geometry)
     return columns_from_windows(view, geometry).mT
-
-
-def statistics_dtype(x: Tensor) -> torch.dtype:
-    """Dtype in which products of input entries are formed: float32 or wider.
-
-    Args:
-        x: a layer's input.
-
-    Returns:
-        float64 for float64 inputs, otherwise float32.
-    """
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """Dtype in which tiles are summed and systems are factorised.
-
-    Args:
-        x: a layer's input.
-
-    Returns:
-        float64, or float32 on devices that have no float64 (Apple's MPS).
-    """
-    return torch.float32 if x.device.type == "mps" else torch.float64

@@ -8,11 +8,11 @@ Two ways to write that down, equal in exact arithmetic:
 
 1. An autograd function. One multiplication with the inverse, in the backward only. Used
    in eager mode.
-2. A zero in the forward, :math:`W + (W P - W P)` with the gradient stopped in W and in
-   the second product: the value is W to the bit, and since P is symmetric autograd
-   makes G P of it. One more multiplication, in the forward. Used under `torch.compile`
-   and `torch.func`, where a function's backward may be dropped without a word
-   (pytorch/pytorch#193279, seen on torch 2.8 and 2.13) or has no batching rule.
+2. A zero in the forward, :math:`W + (W P^\top - W P^\top)` with the gradient stopped in
+   W and in the second product: the value is W to the bit, and autograd makes G P of it.
+   One more multiplication, in the forward. Used under `torch.compile` and `torch.func`,
+   where a function's backward may be dropped without a word (pytorch/pytorch#193279,
+   seen on torch 2.8 and 2.13) or has no batching rule.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from trainact.factor import Factor, apply_factor
+from trainact.sharded import apply_to_gradient
 from trainact.torch_internals import in_transform
 
 
@@ -41,7 +42,8 @@ class _Precondition(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         with torch.autocast(grad.device.type, enabled=False):
-            return apply_factor(grad, *ctx.saved_tensors), None, None, None
+            factor = Factor(*ctx.saved_tensors)
+            return apply_to_gradient(grad, factor), None, None, None
 
 
 def precondition(weight: Tensor, factor: Factor) -> Tensor:
@@ -71,5 +73,6 @@ def may_be_transformed() -> bool:
 
 def _add_zero(weight: Tensor, factor: Factor) -> Tensor:
     with torch.autocast(weight.device.type, enabled=False):
-        product = apply_factor(weight, *factor)
+        transposed = factor._replace(inner=factor.inner.mT)
+        product = apply_factor(weight, *transposed)
         return weight.detach() + (product - product.detach())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from trainact.geometry import Geometry
@@ -74,18 +73,6 @@ def extract_rows(x: Tensor, geometry: Geometry | None) -> Tensor:
     if geometry is None:
         return x.reshape(1, -1, x.shape[-1])
     return extract_patches(_batched(x, geometry), geometry)
-
-
-def full_precision(x: Tensor) -> torch.autocast:
-    """Keep autocast from rounding A: in bfloat16 that alone costs 4 to 13 %.
-
-    Args:
-        x: a tensor on the device in question.
-
-    Returns:
-        A context.
-    """
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def _batched(x: Tensor, geometry: Geometry) -> Tensor:

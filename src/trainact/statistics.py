@@ -8,7 +8,7 @@ from torch import Tensor
 from trainact import ops, rows
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
-from trainact.patches import statistics_dtype
+from trainact.precision import full_precision, statistics_dtype
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def local_factor(
     """
     x = x.detach()  # no_grad stops reverse mode alone: torch.func.jvp would go on
     num_rows = rows.count_rows(x, geometry)
-    with rows.full_precision(x):
+    with full_precision(x):
         if num_rows >= rows.count_entries(x, geometry):
             gram_GPP = sum_products(x, geometry) / num_rows
             return factorise(gram_GPP, lam, statistics_dtype(x))

@@ -5,13 +5,14 @@ Where no clear answer can be given (see `arrivals`), the error lists the candida
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from trainact.arrivals import Arrival, find_arrivals
 from trainact.layers import TRACT_CLASSES, TrActLayer
+from trainact.subclasses import why_not_subclass, why_not_weight
 
 _NORMS = (
     nn.BatchNorm1d,
@@ -168,7 +169,8 @@ def candidates(model: nn.Module, limit: int = 8) -> str:
     names = [
         f"{name!r} ({type(module).__name__})"
         for name, module in model.named_modules()
-        if type(module) in TRACT_CLASSES
+        if isinstance(module, tuple(TRACT_CLASSES))
+        and not isinstance(module, TrActLayer)
     ]
     if not names:
         return "It has no Linear or Conv1d/2d/3d layer."
@@ -185,27 +187,17 @@ def _why_not(module: nn.Module) -> str | None:
         )
     if isinstance(module, LazyModuleMixin):
         return ", which has no weight yet: run one batch through the model first"
-    if nn.utils.parametrize.is_parametrized(module):
+    kinds = tuple(TRACT_CLASSES)
+    if not isinstance(module, kinds):
+        is_namesake = any(type(module).__name__ == kind.__name__ for kind in kinds)
+        origin = f" of {type(module).__module__}, not torch.nn" if is_namesake else ""
         return (
-            " under torch.nn.utils.parametrize: apply trainact first and register the "
-            "parametrization after it"
+            f"{origin}: TrAct trains Linear and Conv1d/2d/3d; name one of those with "
+            "layer='...'"
         )
-    if type(module) not in TRACT_CLASSES:
-        return _why_not_type(module)
     if "forward" in vars(module):
         return (
             " whose forward was replaced on the instance (as offloading hooks do): "
             "apply trainact before that"
         )
-    if not cast("Tensor", module.weight).is_floating_point():
-        return f" with a {module.weight.dtype} weight: TrAct needs a real floating one"
-    return None
-
-
-def _why_not_type(module: nn.Module) -> str:
-    if isinstance(module, tuple(TRACT_CLASSES)):
-        return (
-            ", a subclass, which may compute something else than its parent: use a "
-            "plain layer, or trainact.functional.precondition in its forward"
-        )
-    return ": TrAct trains Linear and Conv1d/2d/3d; name one of those with layer='...'"
+    return why_not_weight(module) or why_not_subclass(module)

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.utils.weak import TensorWeakRef
 
 from trainact import rows
-from trainact.factor import Factor, apply_factor, factorise, factorise_rows
+from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
-from trainact.patches import statistics_dtype
+from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
 from trainact.precondition import precondition as precondition_with
+from trainact.sharded import apply_to_gradient
 from trainact.statistics import sum_products
 from trainact.torch_internals import backward_task, in_ddp_join, in_transform
 
@@ -110,7 +111,7 @@ class _PreconditionLater(torch.autograd.Function):
         with torch.autocast(grad.device.type, enabled=False):
             with torch.no_grad():
                 factor = ctx.pending.factor()
-            return apply_factor(grad, *factor), None, None
+            return apply_to_gradient(grad, factor), None, None
 
 
 def precondition_over_ranks(
@@ -140,19 +141,35 @@ def precondition_over_ranks(
         RuntimeError: inside a `torch.func` transform or DDP's ``join``, where ranks
             would wait for each other forever.
     """
+    is_wide = rows.count_entries(x, geometry) > MAX_SUMMED_ENTRIES
+    if torch.compiler.is_compiling() and not is_wide:
+        with torch.no_grad(), full_precision(x):
+            factor = _start_sums(x, geometry, lam, group, wait=True)()
+        return precondition_with(weight, factor)
+    return _outside_of_graphs(weight, x, geometry, lam, group, owner)
+
+
+def _precondition_later(
+    weight: Tensor,
+    x: Tensor,
+    geometry: Geometry | None,
+    lam: float,
+    group: Group,
+    owner: nn.Module,
+) -> Tensor:
     _refuse_what_cannot_work()
     is_wide = rows.count_entries(x, geometry) > MAX_SUMMED_ENTRIES
     start = _start_rows if is_wide else _start_sums
-    if torch.compiler.is_compiling():
-        with torch.no_grad(), rows.full_precision(x):
-            factor = start(x, geometry, lam, group, wait=True)()
-        return precondition_with(weight, factor)
     token = x.new_empty(0)
     pending = _first_pass(owner)
     if pending is None:
         pending = Pending(start(x, geometry, lam, group), token)
         _remember(owner, pending)
     return _PreconditionLater.apply(weight, token, pending)  # pyright: ignore[reportReturnType]
+
+
+# Which form is right depends on the other ranks' rows, which a graph cannot ask for.
+_outside_of_graphs: Any = torch.compiler.disable(_precondition_later)
 
 
 def join_sums(products_GPP: Tensor, num_rows: int) -> Tensor:
@@ -186,16 +203,20 @@ def split_sums(buffer: Tensor, shape: torch.Size) -> Tensor:
 def _start_sums(
     x: Tensor, geometry: Geometry | None, lam: float, group: Group, wait: bool = False
 ) -> Callable[[], Factor]:
-    with rows.full_precision(x):
+    num_rows, dtype, span_GNP = rows.count_rows(x, geometry), statistics_dtype(x), None
+    with full_precision(x):
+        if not x.requires_grad and 0 < num_rows < rows.count_entries(x, geometry):
+            x = x.to(accumulation_dtype(x))
+            span_GNP = rows.extract_rows(x, geometry)
         products_GPP = sum_products(x, geometry)
-    shape, dtype = products_GPP.shape, statistics_dtype(x)
-    buffer = join_sums(products_GPP, rows.count_rows(x, geometry))
+    buffer = join_sums(products_GPP, num_rows)
     work = dist.all_reduce(buffer, group=group.group, async_op=not wait)
 
     def finish() -> Factor:
-        if work is not None:
+        if not wait and work is not None:
             work.wait()
-        return factorise(split_sums(buffer, shape), lam, dtype)
+        gram_GPP = split_sums(buffer, products_GPP.shape)
+        return factorise(gram_GPP, lam, dtype, span_GNP)
 
     return finish
 
@@ -208,7 +229,7 @@ def _start_rows(
     counts = gather_counts(num_rows, group, x.device)
     if sum(counts) >= rows.count_entries(x, geometry):
         return _start_sums(x, geometry, lam, group, wait)
-    with rows.full_precision(x):
+    with full_precision(x):
         rows_GNP = gather_rows(rows.extract_rows(x, geometry), counts, group)
         factor = factorise_rows(rows_GNP, lam, in_span=not x.requires_grad)
     return lambda: factor

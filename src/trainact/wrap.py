@@ -8,14 +8,9 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from trainact.layers import (
-    PLAIN_CLASSES,
-    TRACT_CLASSES,
-    TrActLayer,
-    check_lam,
-    make_group,
-)
+from trainact.layers import TrActLayer, check_lam, make_group
 from trainact.stem import candidates, check_supported, first_layers
+from trainact.subclasses import plain_class, tract_class
 from trainact.sync import Group
 
 LayerT = TypeVar("LayerT", bound=nn.Module)
@@ -32,8 +27,8 @@ def TrAct(layer: LayerT, lam: float = 0.1, sync: Any = False) -> LayerT:  # noqa
     bias and input, the Parameter objects, the state dict, hooks, dtype and device.
 
     Args:
-        layer: `torch.nn.Linear`, `Conv1d`, `Conv2d` or `Conv3d` with any settings. It
-            is converted in place.
+        layer: `torch.nn.Linear`, `Conv1d`, `Conv2d` or `Conv3d` with any settings, a
+            subclass of one, or one that is parametrised. It is converted in place.
         lam: :math:`\lambda`, positive. The paper's default is 0.1; smaller is more
             aggressive (short training), 0.2 suits long training. Later: ``layer.lam``.
         sync: ranks that share statistics. False: each its own, as in the paper's code.
@@ -42,12 +37,14 @@ def TrAct(layer: LayerT, lam: float = 0.1, sync: Any = False) -> LayerT:  # noqa
 
     Returns:
         The same object, now a `TrActLinear` or `TrActConv1d`/`2d`/`3d`, which are
-        subclasses of what it was.
+        subclasses of what it was, or of a class made of its own class, where G is the
+        gradient of the effective weight.
 
     Raises:
         TypeError: if ``layer`` is not a module.
         ValueError: if the layer is of another type, lazy and without a weight, or under
-            TrAct already, or if λ is not positive.
+            TrAct already, or if λ is not positive. A subclass whose forward computes
+            its linear map in a way that TrAct cannot see raises a RuntimeError there.
 
     Cost: per training step a Gram matrix of the input's patches and the factorisation
     of an n x n matrix (b x b if b < n); nothing in eval mode, without gradients or with
@@ -139,14 +136,14 @@ def remove(model: ModelT) -> ModelT:
     """
     layers = tract_layers(model)
     for name, module in layers.items():
-        if type(module) not in PLAIN_CLASSES:
+        if plain_class(module) is None:
             msg = (
                 f"layer {name!r} is a {type(module).__name__}, which something made of "
-                "the TrAct layer (as parametrize and fully_shard do): undo that first"
+                "the TrAct layer (as fully_shard does): undo that first"
             )
             raise ValueError(msg)
     for module in layers.values():
-        module.__class__ = PLAIN_CLASSES[type(module)]  # pyright: ignore[reportAttributeAccessIssue]
+        module.__class__ = plain_class(module)  # pyright: ignore[reportAttributeAccessIssue]
         for name in ("_lam", "ranks", "accumulator"):
             vars(module).pop(name, None)
     return model
@@ -205,7 +202,7 @@ def split_parameters(
 
 
 def _convert(layer: LayerT, lam: float, group: Group | None) -> LayerT:
-    layer.__class__ = TRACT_CLASSES[type(layer)]  # pyright: ignore[reportAttributeAccessIssue]
+    layer.__class__ = tract_class(layer)  # pyright: ignore[reportAttributeAccessIssue]
     converted = cast("TrActLayer", layer)
     converted.lam = lam
     if group is not None:

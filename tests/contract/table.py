@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from tests.cases import Case, oracle_rows
+from tests.odd import raw_weight
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, low_precision_rtol
 
 LAYERS = {
@@ -150,14 +151,13 @@ def gradient_like(z: Tensor) -> Tensor:
 
 def result(layer: nn.Module, z: Tensor) -> Result:
     """Collect what a backward pass has left."""
-    bias = None if layer.bias is None else layer.bias.grad
-    return Result(z.detach(), gradient_like(z), layer.weight.grad, bias)
+    gradients = {name: p.grad for name, p in layer.named_parameters()}
+    return from_gradients(z, gradients)
 
 
 def from_gradients(z: Tensor, gradients: dict[str, Tensor]) -> Result:
-    return Result(
-        z.detach(), gradient_like(z), gradients["weight"], gradients.get("bias")
-    )
+    weight = raw_weight(gradients)
+    return Result(z.detach(), gradient_like(z), weight, gradients.get("bias"))
 
 
 def eager(layer: nn.Module, x: Tensor) -> Result:

@@ -127,14 +127,17 @@ PARAMETRIZED = {
 }
 
 
+@pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("kind", PARAMETRIZED)
 @pytest.mark.parametrize("name", ["linear", "linear, dual", "conv1d", "conv2d, dual"])
-def test_parametrized_after(kind: str, name: str) -> None:
+def test_parametrized(kind: str, name: str, order: str) -> None:
     # The gradient of the weight that the layer uses is TrAct's; from there on the
     # parametrization differentiates it as it would any other.
     case = LAYERS[name]
-    layer = trainact.TrAct(case.layer(torch.float64))
-    PARAMETRIZED[kind](layer)
+    layer = case.layer(torch.float64)
+    steps = [PARAMETRIZED[kind], trainact.TrAct]
+    for step in steps if order == "before" else reversed(steps):
+        step(layer)
     x = case.input(torch.float64)
     parametrizations_of = layer.parametrizations.weight
     originals = list(parametrizations_of.parameters())
@@ -151,21 +154,43 @@ def test_parametrized_after(kind: str, name: str) -> None:
     assert isinstance(copy.deepcopy(layer), trainact.TrActLayer)
 
 
-def test_parametrized_before_is_refused() -> None:
-    layer = parametrizations.weight_norm(nn.Linear(3, 3))
-    with pytest.raises(ValueError, match="apply trainact first and register"):
-        trainact.TrAct(layer)
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("first_off", ["parametrization", "TrAct"])
+def test_parametrizations_and_tract_come_off_in_any_order(
+    order: str, first_off: str
+) -> None:
+    layer, x = nn.Linear(3, 3), torch.randn(5, 3)
+    steps = [parametrizations.weight_norm, trainact.TrAct]
+    for step in steps if order == "before" else reversed(steps):
+        step(layer)
+    z = layer(x)
+    assert type(layer).__name__ == "ParametrizedTrActLinear"
+    if first_off == "parametrization":
+        parametrize.remove_parametrizations(layer, "weight")
+        assert type(layer) is trainact.TrActLinear
+        trainact.remove(layer)
+    else:
+        trainact.remove(layer)
+        assert type(layer).__name__ == "ParametrizedLinear"
+        assert type(layer).__bases__ == (nn.Linear,)
+        parametrize.remove_parametrizations(layer, "weight")
+    assert type(layer) is nn.Linear
+    assert list(layer.state_dict()) == ["bias", "weight"]
+    torch.testing.assert_close(layer(x), z)
 
 
-def test_remove_under_a_parametrization_says_what_to_do() -> None:
-    layer = trainact.TrAct(nn.Linear(3, 3))
-    model = nn.Sequential(trainact.TrAct(nn.Linear(3, 3)), layer)
+def test_parametrizations_may_change_under_tract() -> None:
+    layer, x = nn.Linear(3, 3), torch.randn(5, 3)
     parametrizations.weight_norm(layer)
-    with pytest.raises(ValueError, match="'1' is a ParametrizedTrActLinear"):
-        trainact.remove(model)
-    assert len(trainact.tract_layers(model)) == 2
+    kind = type(layer)
+    assert type(trainact.remove(trainact.TrAct(layer))) is kind
+    trainact.TrAct(layer)
+    parametrize.register_parametrization(layer, "bias", nn.Tanh())
     parametrize.remove_parametrizations(layer, "weight")
-    trainact.remove(model)
+    z = layer(x)
+    trainact.remove(layer)
+    assert torch.equal(layer(x), z)
+    parametrize.remove_parametrizations(layer, "bias")
     assert type(layer) is nn.Linear
 
 
@@ -180,8 +205,14 @@ def old_weight_norm(layer: nn.Module) -> None:
         nn.utils.weight_norm(layer)
 
 
+def old_spectral_norm(layer: nn.Module) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        nn.utils.spectral_norm(layer)
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
-@pytest.mark.parametrize("rewrite", [masked, old_weight_norm])
+@pytest.mark.parametrize("rewrite", [masked, old_weight_norm, old_spectral_norm])
 @pytest.mark.parametrize("name", LAYERS)
 def test_weights_that_a_pre_hook_writes(name: str, rewrite, order: str) -> None:
     case = LAYERS[name]

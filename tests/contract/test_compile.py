@@ -6,13 +6,16 @@ The gradients are in the table of ways; here is what only compiled code can get 
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from torch.utils.checkpoint import checkpoint
 
 import trainact
+from tests.odd import ODD, raw_weight
 from tests.tolerances import FLOAT32_PROMISE, relative_error
 from trainact import ops, rows
 from trainact.geometry import conv_geometry
@@ -52,10 +55,10 @@ def test_one_graph_for_one_shape(name: str) -> None:
     assert graphs(layer, batches) == 1
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", LAYERS | ODD)
 def test_few_graphs_for_many_batch_sizes(name: str) -> None:
-    plain = LAYERS[name].layer(torch.float32)
-    shape = LAYERS[name].shape[1:]
+    plain = (LAYERS | ODD)[name].layer(torch.float32)
+    shape = (LAYERS | ODD)[name].shape[1:]
     batches = [torch.randn(size, *shape) for size in (16, 16, 7, 9, 33)]
     number = graphs(trainact.TrAct(copy.deepcopy(plain)), batches)
     # A layer whose batches change between the two forms needs a graph for each.
@@ -101,11 +104,60 @@ def test_operators_are_what_they_say(name: str, dtype, in_span: bool) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ODD)
+def test_odd_layers_need_one_graph(name: str) -> None:
+    layer = trainact.TrAct(ODD[name].layer(torch.float32))
+    batches = [ODD[name].input(torch.float32, seed) for seed in range(3)]
+    assert graphs(layer, batches) == 1
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_checkpoint_of_an_odd_layer_may_break_the_graph(name: str) -> None:
+    case = ODD[name]
+    plain = case.layer(torch.float32)
+    layer, x = trainact.TrAct(copy.deepcopy(plain)), case.input(torch.float32)
+    z = torch.compile(
+        partial(checkpoint, layer, use_reentrant=False), backend="aot_eager"
+    )(x)
+    z.backward(gradient_like(z))
+    for key, truth in case.gradients(plain, x, gradient_like(z)).items():
+        gradient = layer.get_parameter(key).grad
+        assert relative_error(gradient, truth) < FLOAT32_PROMISE
+
+
+class Breaking(nn.Linear):
+    """Breaks the graph on both sides of its linear map."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight - self.weight.mean(1, keepdim=True)
+        torch._dynamo.graph_break()
+        z = nn.functional.linear(x, weight, self.bias)
+        torch._dynamo.graph_break()
+        return 2 * z
+
+
+# Dynamo looks at the .grad of whatever a graph starts with.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_a_graph_that_breaks_inside_a_layer_is_right() -> None:
+    layer, x = trainact.TrAct(Breaking(5, 3)), torch.randn(20, 5)
+    gradients = []
+    for call in (layer, torch.compile(layer, backend="aot_eager")):
+        layer.zero_grad()
+        z = call(x)
+        z.backward(gradient_like(z))
+        gradients.append(layer.weight.grad.clone())
+    assert relative_error(gradients[1], gradients[0]) < FLOAT32_PROMISE
+
+
+def gradients_of(layer: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in layer.named_parameters()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", [*FEW, "same conv", "std conv", "weight norm"])
 def test_inductor(name: str, mode: str) -> None:
-    case = LAYERS[name]
+    case = (LAYERS | ODD)[name]
     plain = nn.Sequential(case.layer(torch.float32), nn.ReLU(), nn.Flatten())
     treated = trainact.apply(copy.deepcopy(plain))
     x = case.input(torch.float32)
@@ -116,7 +168,7 @@ def test_inductor(name: str, mode: str) -> None:
         z = call(x)
         z.backward(gradient_like(z))
         outputs.append(z.detach().clone())
-        gradients.append(model[0].weight.grad.clone())
+        gradients.append(raw_weight(gradients_of(model[0])))
     # Inductor may choose another kernel for the layer itself: compare like with like.
     assert torch.equal(outputs[1], outputs[0])
     assert relative_error(gradients[1], gradients[2]) < FLOAT32_PROMISE

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import trainact
+from tests.odd import ODD
 from tests.tolerances import FLOAT32_PROMISE, relative_error
 
 from .table import LAYERS
@@ -21,7 +22,7 @@ class Models:
     """The same model in eval mode, under TrAct and plain, and an input."""
 
     def __init__(self, name: str) -> None:
-        case = LAYERS[name]
+        case = (LAYERS | ODD)[name]
         first = case.layer(torch.float32)
         self.plain = nn.Sequential(first, nn.ReLU(), nn.Flatten(0, -2)).eval()
         self.treated = trainact.apply(copy.deepcopy(self.plain)).eval()
@@ -32,7 +33,7 @@ class Models:
         return self.treated, self.plain
 
 
-@pytest.fixture(params=LAYERS)
+@pytest.fixture(params=[*LAYERS, "named", "centred linear"])
 def models(request) -> Models:
     return Models(request.param)
 
@@ -65,6 +66,14 @@ def test_torch_export(models: Models, strict: bool) -> None:
     assert torch.equal(loaded(models.x), models.plain(models.x))
 
 
+@pytest.mark.parametrize("name", ODD)
+def test_torch_export_of_odd_layers(name: str) -> None:
+    models = Models(name)
+    treated, plain = (torch.export.export(m, (models.x,)) for m in models.both)
+    assert targets(treated.graph) == targets(plain.graph)
+    assert torch.equal(treated.module()(models.x), models.plain(models.x))
+
+
 def test_torch_export_for_any_batch_size() -> None:
     models = Models("conv2d, groups")
     shapes = ({0: torch.export.Dim("batch", min=2, max=64)},)
@@ -73,8 +82,9 @@ def test_torch_export_for_any_batch_size() -> None:
     assert torch.equal(program.module()(x), models.plain(x))
 
 
-def test_torch_export_in_training_mode_is_not_silently_plain() -> None:
-    models = Models("linear")
+@pytest.mark.parametrize("name", ["linear", "std conv"])
+def test_torch_export_in_training_mode_is_not_silently_plain(name: str) -> None:
+    models = Models(name)
     treated = torch.export.export(models.treated.train(), (models.x,))
     plain = torch.export.export(models.plain.train(), (models.x,))
     assert len(treated.graph.nodes) > len(plain.graph.nodes)

@@ -2,7 +2,7 @@
 
 1. The weight's gradient is what the plain layer's would be in the same way of training,
    times (A + λI)⁻¹ (`test_plain_gradient_times_inverse`).
-2. It is the oracle's gradient (`test_oracle`).
+2. It is the oracle's gradient (`test_oracle`, `test_oracle_of_odd_layers`).
 3. Outputs and bias gradients are the plain layer's, and so is the dtype of the
    gradient (`test_nothing_else_changes`).
 4. With the ways, layers, dtypes and layouts drawn at random, 2 still holds
@@ -24,11 +24,25 @@ from torch import Tensor, nn
 
 import trainact
 from tests.cases import draw_case, oracle_gradient, oracle_rows
+from tests.odd import ODD, raw_weight
 from tests.tolerances import relative_error, solve_rtol
 
 from .table import LAYERS, WAYS, Result, preconditioned
 
+
+def is_for_odd(way: str, layer: str) -> bool:
+    """Whether a way is tried on a layer of a class of its own."""
+    if "channels_last" in way:
+        return way == "channels_last" and ODD[layer].kind == "conv"
+    if way == "func.jacfwd" and "weight norm" in layer:
+        return False  # torch has no forward mode for its weight norm
+    # Dynamo enters no torch function mode inside a checkpoint without breaking the
+    # graph there, which test_compile.py allows it.
+    return way != "compile of checkpoint" or ODD[layer].is_as_parent
+
+
 ROWS = [(way, layer) for way in WAYS for layer in WAYS[way].layers]
+ODD_ROWS = [(way, layer) for way in WAYS for layer in ODD if is_for_odd(way, layer)]
 
 
 class Outcome(NamedTuple):
@@ -41,7 +55,7 @@ class Outcome(NamedTuple):
 @cache
 def outcome(way_name: str, layer_name: str) -> Outcome:
     """Both layers trained on one batch; the three tests share it."""
-    way, case = WAYS[way_name], LAYERS[layer_name]
+    way, case = WAYS[way_name], (LAYERS | ODD)[layer_name]
     torch.manual_seed(0)
     plain = case.layer(way.dtype)
     treated = trainact.TrAct(copy.deepcopy(plain))
@@ -66,7 +80,18 @@ def test_oracle(way: str, layer: str, record_property) -> None:
     assert error < WAYS[way].oracle_rtol
 
 
-@pytest.mark.parametrize(("way", "layer"), ROWS)
+# torch's own notice when a weight norm is batched
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize(("way", "layer"), ODD_ROWS)
+def test_oracle_of_odd_layers(way: str, layer: str, record_property) -> None:
+    plain, x, _, after = outcome(way, layer)
+    truth = raw_weight(ODD[layer].gradients(plain, x, after.grad_z))
+    error = relative_error(after.weight, truth)
+    record_property("relative_error", error)
+    assert error < WAYS[way].oracle_rtol
+
+
+@pytest.mark.parametrize(("way", "layer"), ROWS + ODD_ROWS)
 def test_nothing_else_changes(way: str, layer: str) -> None:
     _, _, before, after = outcome(way, layer)
     assert after.weight.dtype == before.weight.dtype

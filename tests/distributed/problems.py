@@ -6,15 +6,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 import trainact
-from trainact import accumulate, sync
+from trainact import sync
+
+
+class Padding(nn.Conv2d):
+    """Of a class of its own: pads one side only, in its forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
 
 FIRST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(7, 7), (7,)),
+    "linear, few rows": (lambda: nn.Linear(60, 6), (60,)),
     "wide linear, few rows": (lambda: nn.Linear(110, 6), (110,)),
     "wide linear, many rows": (lambda: nn.Linear(110, 6), (20, 110)),
     "conv": (lambda: nn.Conv2d(3, 7, 3, stride=2, padding=1), (3, 7, 6)),
@@ -23,6 +33,7 @@ FIRST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (2, 5, 5),
     ),
     "grouped conv": (lambda: nn.Conv2d(4, 6, 3, groups=2, bias=False), (4, 6, 6)),
+    "padding conv": (lambda: Padding(3, 6, 3, stride=2), (3, 7, 6)),
     "wide conv, few rows": (lambda: nn.Conv2d(5, 6, 5, stride=5), (5, 10, 5)),
 }
 ALL = [(kind, dtype) for kind in FIRST for dtype in (torch.float64, torch.float32)]
@@ -30,12 +41,18 @@ ALL = [(kind, dtype) for kind in FIRST for dtype in (torch.float64, torch.float3
 MAX_SUMMED_ENTRIES = 64
 LAM = 0.1
 
+# Without trainact too: there FSDP2 over gloo does not divide float32 gradients by the
+# number of ranks, and clipping rounds the norm of float64 ones to float32.
+needs_exact_fsdp2 = pytest.mark.skipif(
+    torch.__version__.startswith("2.8."),
+    reason="FSDP2 of torch 2.8 is not exact over gloo",
+)
+
 
 def make_model(kind: str, dtype: torch.dtype, **settings: Any) -> nn.Sequential:
     """The same weights in every process; TrAct on the first layer."""
     if dist.is_initialized():  # a rank, whose process ends with the test
         sync.MAX_SUMMED_ENTRIES = MAX_SUMMED_ENTRIES
-        accumulate.MAX_SUMMED_ENTRIES = MAX_SUMMED_ENTRIES
     torch.manual_seed(3)
     make, shape = FIRST[kind]
     first = make()

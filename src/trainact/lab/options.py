@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import Positional
+
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
+Pixels = Literal["standardised", "0-1", "0-255"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,45 @@ class CompareOptions:
 
     out: Path = Path("runs/compare")
     """Folder for records.jsonl, curves.png, summary.md and summary.json."""
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Show a model's first layers, what they see of the data and what TrAct costs.
+
+    Nothing is trained. Without --data the layers and their sizes are shown, with it the
+    spectrum of A = XᵀX / b and a suggested lambda.
+    """
+
+    model: Positional[str]
+    """small-cnn, mlp, small-vit, a model of torchvision or timm by name, or
+    PACKAGE.MODULE:FUNCTION, which is called without arguments and returns a model."""
+
+    data: str | None = None
+    """digits, fashion-mnist, cifar10, cifar100 or imagefolder:PATH."""
+
+    data_dir: Path = Path(".data")
+    """Where torchvision keeps its downloads."""
+
+    images: int = 256
+    """How many training images to look at."""
+
+    image_size: int | None = None
+    """Height and width: to bring imagefolder's images to, or of the images where no
+    data is given."""
+
+    pixels: Pixels = "standardised"
+    """How the images are handed to the model: mean 0 and std 1 for each channel, or
+    divided by 255, or as bytes."""
+
+    layer: str | None = None
+    """Name of the first layer, where it cannot be told from the model."""
+
+    lam: tuple[float, ...] = (0.05, 0.1, 0.2)
+    """Values of lambda to describe."""
+
+    batch_size: int = 128
+    """Images per training step, for the memory that a step needs."""
+
+    json: bool = False
+    """Print JSON."""

@@ -1,0 +1,161 @@
+"""Hugging Face's Trainer: a callback, and a mixin for exact gradient accumulation.
+
+What a `transformers.Trainer` calls when (read in 5.23, and tested): ``on_init_end``
+before the optimizer and the wrapping (DDP, FSDP, compile); at a step the backward, the
+clip (``max_grad_norm``, 1.0 unless you say otherwise) and only then
+``on_pre_optimizer_step``. So no callback lies between the backward and the clip, and
+what must happen there is a mixin's.
+
+Accelerate needs neither: call `trainact.apply` before ``accelerator.prepare``; with
+``accelerator.accumulate``, see `trainact.deferred` and
+``examples/accelerate_train.py``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+try:
+    from transformers import Trainer, TrainerCallback
+except ImportError as error:
+    msg = (
+        "trainact.integrations.transformers needs Transformers with its Trainer: "
+        "pip install transformers accelerate"
+    )
+    raise ImportError(msg) from error
+
+import trainact
+from trainact.integrations.apply_once import apply_once
+from trainact.layers import check_lam
+from trainact.wrap import LayerChoice, tract_layers
+
+__all__ = ["DeferredMixin", "TrActCallback"]
+
+
+class TrActCallback(TrainerCallback):
+    r"""Put TrAct on the model that a Trainer trains.
+
+    Applied when the Trainer is made, before it wraps the model. Checkpoints and
+    ``save_pretrained`` have the keys and the config of the plain model.
+
+    A model that is under TrAct already, with the same λ, is left as it is. Every
+    micro-batch has its own statistics; for the update of the whole batch see
+    `DeferredMixin`.
+
+    Args:
+        lam: :math:`\lambda`, positive; see `trainact.TrAct`.
+        layer: the first layer, such as ``"vit.embeddings.patch_embeddings.projection"``
+            if it cannot be told.
+        example_input: to find it by following an input; see `trainact.first_layers`.
+        sync: with several devices, whether they share statistics; see `trainact.TrAct`.
+
+    Raises:
+        ValueError: if λ is not positive.
+
+    Example:
+        ``Trainer(model, args, train_dataset=..., callbacks=[TrActCallback()])``
+    """
+
+    def __init__(
+        self,
+        lam: float = 0.1,
+        layer: LayerChoice | None = None,
+        example_input: Any = None,
+        sync: Any = False,
+    ) -> None:
+        self.lam = check_lam(lam)
+        self.layer = layer
+        self.example_input = example_input
+        self.sync = sync
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Apply TrAct.
+
+        Args:
+            args: the Trainer's.
+            state: the Trainer's.
+            control: the Trainer's.
+            **kwargs: among them the model.
+
+        Raises:
+            ValueError: if it is under TrAct with another λ, or has no first layer that
+                can be told.
+        """
+        options = self.lam, self.layer, self.example_input, self.sync
+        apply_once(kwargs["model"], *options)
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Apply TrAct to what ``model_init`` has made, or if added by add_callback.
+
+        Args:
+            args: the Trainer's.
+            state: the Trainer's.
+            control: the Trainer's.
+            **kwargs: among them the model.
+        """
+        if not tract_layers(kwargs["model"]):
+            self.on_init_end(args, state, control, **kwargs)
+
+
+_Base = Trainer if TYPE_CHECKING else object
+
+
+class DeferredMixin(_Base):
+    """Gradient accumulation with the update of the whole batch, for any Trainer class.
+
+    With ``gradient_accumulation_steps`` the statistics of all micro-batches are summed,
+    over the ranks too, and the gradient is preconditioned once per step, before it is
+    clipped; see `trainact.deferred`. The model must be under TrAct when training
+    begins: by `TrActCallback`, or by `trainact.apply`.
+
+    Example:
+        ``class MyTrainer(DeferredMixin, Trainer): pass``
+    """
+
+    _deferred: trainact.deferred | None = None
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; the layers are as they were when it ends, also by an exception.
+
+        Args:
+            *args: as for the Trainer.
+            **kwargs: as for the Trainer.
+
+        Returns:
+            What the Trainer returns.
+        """
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            block, self._deferred = self._deferred, None
+            if block is not None:
+                block.__exit__(None, None, None)
+
+    def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Train on a micro-batch; after the last of a step, precondition.
+
+        That is before GradScaler's unscale, which changes nothing: preconditioning is
+        linear.
+
+        Args:
+            model: as the Trainer has wrapped it.
+            *args: as for the Trainer.
+            **kwargs: as for the Trainer.
+
+        Returns:
+            The loss.
+        """
+        if self._deferred is None:
+            optimizer: Any = self.optimizer
+            self._deferred = trainact.deferred(model, optimizer)
+            self._deferred.__enter__()
+        loss = super().training_step(model, *args, **kwargs)
+        if self.accelerator.sync_gradients:
+            self._deferred.precondition()
+        return loss

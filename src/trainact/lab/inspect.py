@@ -1,0 +1,284 @@
+"""`trainact inspect`: the first layers of a model, what they see and what they cost."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import trainact
+from trainact.lab.data import ImageData, load_data
+from trainact.lab.errors import LabError, first_line
+from trainact.lab.models import build_model, resolve_model
+from trainact.lab.options import InspectOptions
+from trainact.lab.survey import MAX_ENTRIES, Survey, survey
+from trainact.lab.task import Normalise
+
+BATCH = 32
+DEFAULT_SIZE = 224
+SOURCES = ("torchvision", "timm")
+NUM_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model, the images to show it, and the first layers that were found."""
+
+    model: nn.Module
+    batches: list[Tensor]
+    is_data: bool
+    layers: dict[str, nn.Module]
+    found_by: str
+
+
+def main(options: InspectOptions) -> int:
+    """Describe the first layers of a model.
+
+    Args:
+        options: what the user asked for.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        LabError: if the model, the data or the two together are not what they should.
+    """
+    _check(options)
+    subject = _prepare(options)
+    try:
+        surveys = survey(subject.model, subject.layers, subject.batches)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise LabError(
+            f"{options.model} does not take images of "
+            f"{_size(subject.batches[0])} ({first_line(error)}): give --image-size or "
+            "other --data"
+        ) from error
+    report = {
+        name: _describe(options, subject, name, seen) for name, seen in surveys.items()
+    }
+    if options.json:
+        text = json.dumps({"model": options.model, "layers": report}, indent=2)
+    else:
+        text = "\n".join(_lines(options, subject, report))
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def _check(options: InspectOptions) -> None:
+    for name, value in (("images", options.images), ("batch-size", options.batch_size)):
+        if value < 1:
+            raise LabError(f"--{name} {value} is not positive")
+    for lam in options.lam:
+        if not lam > 0:
+            raise LabError(f"--lam {lam} is not positive")
+
+
+def _prepare(options: InspectOptions) -> _Subject:
+    data = None
+    if options.data is not None:
+        data = load_data(
+            options.data, options.data_dir, options.image_size, options.images
+        )
+    model, shape = _build(options, data)
+    if data is not None:
+        batches = list(_batches(data, options.pixels))
+    else:
+        batches = [torch.zeros(1, *shape)]
+    layers, found_by = _find(options, model, batches[0][:1])
+    return _Subject(model, batches, data is not None, layers, found_by)
+
+
+def _build(
+    options: InspectOptions, data: ImageData | None
+) -> tuple[nn.Module, tuple[int, int, int]]:
+    torch.manual_seed(0)
+    source, _, name = options.model.partition(":")
+    if name and source not in SOURCES:
+        size = options.image_size or DEFAULT_SIZE
+        return _call(source, name), (3, size, size)
+    resolved = resolve_model(options.model)
+    shape = data.image_shape if data else _declared_size(resolved, options.image_size)
+    classes = data.num_classes if data else NUM_CLASSES
+    return build_model(resolved, shape, classes), shape
+
+
+def _declared_size(resolved: str, size: int | None) -> tuple[int, int, int]:
+    """Of the images that the model was made for."""
+    if size is None and resolved.startswith("timm:"):
+        import timm
+
+        config = timm.get_pretrained_cfg(resolved.removeprefix("timm:"))
+        if config is not None:
+            channels, height, width = config.input_size
+            return channels, height, width
+    side = size or DEFAULT_SIZE
+    return 3, side, side
+
+
+def _call(module: str, name: str) -> nn.Module:
+    """A model of the user's own."""
+    where = f"model {module}:{name}"
+    sys.path.insert(0, "")
+    try:
+        model: Any = getattr(importlib.import_module(module), name)()
+    except ModuleNotFoundError as error:
+        raise LabError(
+            f"{where}: there is no module {error.name!r}; a source of models is "
+            f"{' or '.join(SOURCES)}"
+        ) from error
+    except AttributeError as error:
+        raise LabError(f"{where}: {first_line(error)}") from error
+    except TypeError as error:
+        raise LabError(
+            f"{where} is called without arguments, which it does not take "
+            f"({first_line(error)})"
+        ) from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(model, nn.Module):
+        raise LabError(f"{where} returned a {type(model).__name__}, not a model")
+    return model
+
+
+def _batches(data: ImageData, pixels: str) -> Iterator[Tensor]:
+    normalise = Normalise(*data.statistics)
+    for images in data.train_images.split(BATCH):
+        if pixels == "standardised":
+            yield normalise(images)
+        else:
+            yield images.float() / (255 if pixels == "0-1" else 1)
+
+
+def _find(
+    options: InspectOptions, model: nn.Module, example: Tensor
+) -> tuple[dict[str, nn.Module], str]:
+    """By structure, checked by following an image; each alone where the other fails."""
+    if options.layer is not None:
+        modules = dict(model.named_modules())
+        if options.layer not in modules:
+            raise LabError(f"{options.model} has no layer {options.layer!r}")
+        return {options.layer: modules[options.layer]}, "named by --layer"
+    found: dict[str, dict[str, nn.Module]] = {}
+    problems: dict[str, str] = {}
+    for way, given in (("structure", None), ("following an image", example)):
+        try:
+            found[way] = trainact.first_layers(model, example_input=given)
+        except (ValueError, RuntimeError, TypeError, AssertionError) as error:
+            problems[way] = first_line(error)
+    if not found:
+        reasons = "; ".join(f"by {way}: {text}" for way, text in problems.items())
+        raise LabError(f"{options.model}: no first layer found ({reasons})")
+    names = [list(layers) for layers in found.values()]
+    if names[0] != names[-1]:
+        raise LabError(
+            f"{options.model}: the structure says {names[0]}, an image that is "
+            f"followed reaches {names[1]}: name the first layer with --layer"
+        )
+    found_by = " and ".join(found)
+    if problems:
+        way, text = next(iter(problems.items()))
+        found_by += f" (not by {way}: {text})"
+    return next(iter(found.values())), found_by
+
+
+def _describe(
+    options: InspectOptions, subject: _Subject, name: str, seen: Survey
+) -> dict[str, Any]:
+    num_rows = seen.rows_per_image * options.batch_size
+    size, groups = seen.num_entries, seen.num_groups
+    is_primal = num_rows >= size
+    kept = 4 * size * size if is_primal else num_rows * (4 * size + 8 * num_rows)
+    report: dict[str, Any] = {
+        "layer": repr(subject.layers[name]),
+        "found_by": subject.found_by,
+        "entries": size,
+        "groups": groups,
+        "rows_per_image": seen.rows_per_image,
+        "form": "primal" if is_primal else "dual",
+        "kept_bytes": groups * kept,
+        "unfolded_bytes": 4 * groups * num_rows * size,
+    }
+    if subject.is_data:
+        report |= _describe_data(options, seen)
+    return report
+
+
+def _describe_data(options: InspectOptions, seen: Survey) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "images": seen.num_images,
+        "mean_square": seen.mean_square,
+        "suggested_lam": seen.suggested_lam,
+    }
+    values = seen.eigenvalues()
+    if values is None:
+        return report
+    report["eigenvalues"] = values.tolist()
+    report["lam"] = {
+        f"{lam:g}": {
+            "effective_entries": float((values / (values + lam)).sum()),
+            "condition_bound": float((values.max() + lam) / lam),
+        }
+        for lam in dict.fromkeys((*options.lam, seen.suggested_lam))
+    }
+    return report
+
+
+def _lines(
+    options: InspectOptions, subject: _Subject, report: dict[str, dict[str, Any]]
+) -> Iterator[str]:
+    yield f"{options.model}: first layers {', '.join(map(repr, report))}"
+    yield f"found by {subject.found_by}"
+    for name, layer in report.items():
+        yield ""
+        yield f"{name}  {layer['layer']}"
+        groups = f" in each of {layer['groups']} groups" if layer["groups"] > 1 else ""
+        yield f"  entries of a row (n)   {layer['entries']:,}{groups}"
+        yield f"  rows for each image    {layer['rows_per_image']:,}"
+        yield (
+            f"  memory between passes  {_megabytes(layer['kept_bytes'])} "
+            f"({layer['form']} form at {options.batch_size} images; the unfolded batch "
+            f"would be {_megabytes(layer['unfolded_bytes'])})"
+        )
+        if subject.is_data:
+            yield from _data_lines(options, layer)
+    if not subject.is_data:
+        yield ""
+        yield "Give --data to see the spectrum of the input and a suggested lambda."
+
+
+def _data_lines(options: InspectOptions, layer: dict[str, Any]) -> Iterator[str]:
+    yield f"  seen                   {layer['images']} images, {options.pixels}"
+    yield f"  mean square (tr A / n) {layer['mean_square']:.3g}"
+    values = layer.get("eigenvalues")
+    if values is None:
+        yield f"  spectrum of A          not computed above {MAX_ENTRIES:,} entries"
+    else:
+        middle = values[len(values) // 2]
+        yield (
+            f"  spectrum of A          largest {values[-1]:.3g}, median {middle:.3g}, "
+            f"smallest {values[0]:.2g}"
+        )
+        for lam, row in layer["lam"].items():
+            yield (
+                f"  lambda {lam:<8}        {row['effective_entries']:.1f} of "
+                f"{len(values)} directions above it, condition number at most "
+                f"{row['condition_bound']:.3g}"
+            )
+    yield (
+        f"  suggested lambda       {layer['suggested_lam']:g} (the paper's 0.1 at the "
+        "scale of this input; twice that for long training)"
+    )
+
+
+def _megabytes(number: int) -> str:
+    return f"{number / 1e6:,.1f} MB"
+
+
+def _size(batch: Tensor) -> str:
+    return " x ".join(map(str, batch.shape[1:]))

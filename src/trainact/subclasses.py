@@ -1,0 +1,276 @@
+"""TrAct on layers of a class of their own: subclasses and parametrised layers.
+
+What is preconditioned is the gradient of the effective weight, the one that meets the
+input. From there autograd carries it through whatever made that weight
+(standardisation, weight norm, a mask) to the parameters: G P, then the chain rule.
+
+A layer of class C becomes one of three, made when they are first needed:
+
+1. C computes what its parent does (it has no forward of its own): the parent's TrAct
+   class and C.
+2. C has a forward of its own: `TrActSubclass` and C. The forward runs as it is, and the
+   calls of linear maps inside it are seen (`trainact.calls`).
+3. C was made by ``torch.nn.utils.parametrize`` of a class B: the class that parametrize
+   would have made of B's TrAct class. So the order of the two does not matter, and
+   ``remove_parametrizations`` finds what it expects.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils import parametrize
+
+from trainact.calls import LinearCalls
+from trainact.geometry import Geometry
+from trainact.layers import PLAIN_CLASSES, TRACT_CLASSES, TrActLayer, fits
+
+_MADE_OF = "_tract_made_of"
+# What TrActLayer adds to a layer; an attribute of the same name would be hidden by it.
+_TRACT_NAMES = ("lam", "_lam", "sync", "ranks", "accumulator")
+# The beginnings of names that parameters have of which the effective weight is made.
+_WEIGHT_NAMES = ("weight", "parametrizations.weight")
+
+
+class TrActSubclass(TrActLayer):
+    """A layer with a forward of its own, trained by TrAct; comes before its class.
+
+    Cost beyond that of the plain types: a torch function mode around the forward, some
+    microseconds for each function that it calls. None in eval mode, without gradients,
+    or under `torch.compile`.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply the layer.
+
+        Args:
+            *args: as the layer's class takes them.
+            **kwargs: likewise.
+
+        Returns:
+            What the layer's class returns.
+        """
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(*args, **kwargs)
+        is_seen = False
+
+        def mark(weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
+            nonlocal is_seen
+            is_trained = weight.requires_grad or self._is_functional()
+            if not is_trained or not self._trains(weight, x):
+                return weight
+            is_seen = True
+            if not fits(x, weight, geometry):
+                return weight  # to be refused in the layer's own words
+            return self._marked(weight, x, geometry)
+
+        with LinearCalls(mark):
+            z = super().forward(*args, **kwargs)
+        if not is_seen:
+            self._refuse_if_trained()
+        return z
+
+    def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
+        if self.accumulator is not None and weight is not self.weight:
+            msg = (
+                f"trainact.deferred preconditions weight.grad at the optimizer's step, "
+                f"but {type(self).__name__} computes with another weight, made of that "
+                "one: accumulate without trainact.deferred"
+            )
+            raise RuntimeError(msg)
+        return super()._marked(weight, x, geometry)
+
+    def _is_functional(self) -> bool:
+        """Whether the parameters were replaced by tensors that hide what is trained."""
+        parameters: Any = self.parameters()
+        return not any(isinstance(parameter, nn.Parameter) for parameter in parameters)
+
+    def _refuse_if_trained(self) -> None:
+        is_trained = any(
+            parameter.requires_grad
+            for name, parameter in self.named_parameters()
+            if name.startswith(_WEIGHT_NAMES)
+        )
+        if is_trained or self._is_functional():
+            msg = (
+                f"the forward of {type(self).__name__} has called none of "
+                "torch.nn.functional.linear, conv1d, conv2d and conv3d with a weight "
+                "that is trained, so TrAct has not seen its linear map: call one of "
+                "them there, or take TrAct off with trainact.remove and use "
+                "trainact.functional.precondition in the forward"
+            )
+            raise RuntimeError(msg)
+
+
+class _Made(TrActLayer):
+    """What is common to the classes that are made here."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Pickle looks classes up by name, and would not find one made at run time.
+        reduced: Any = super().__reduce_ex__(protocol)
+        made_of = plain_class(self)
+        if made_of is None or not isinstance(reduced, tuple):
+            return reduced
+        return _new, (made_of,), *reduced[2:]
+
+
+def tract_class(layer: nn.Module) -> type[TrActLayer]:
+    """The class that puts TrAct on a layer.
+
+    Args:
+        layer: of a supported class.
+
+    Returns:
+        A subclass of its class (of the class that was parametrised).
+    """
+    kind: Any = type(layer)
+    if is_parametrized_class(layer):
+        made = _parametrized_again(kind, _class_for(kind.__bases__[0]))
+        setattr(made, _MADE_OF, kind)
+        return made
+    return _class_for(kind)
+
+
+def plain_class(layer: nn.Module) -> type[nn.Module] | None:
+    """The class that a layer has without TrAct.
+
+    Args:
+        layer: any module.
+
+    Returns:
+        The class that it had, or None if its present one is not TrAct's. If it has been
+        parametrised meanwhile, the class that parametrize would have made of it.
+    """
+    kind: Any = type(layer)
+    had = PLAIN_CLASSES.get(kind) or vars(kind).get(_MADE_OF)
+    if not is_parametrized_class(layer):
+        return had
+    if had and _properties(had) == _properties(kind):
+        return had
+    below = kind.__bases__[0]
+    base = PLAIN_CLASSES.get(below) or vars(below).get(_MADE_OF)
+    return base and _parametrized_again(kind, base)
+
+
+def is_parametrized_class(layer: nn.Module) -> bool:
+    """Whether ``torch.nn.utils.parametrize`` was the last to change a layer's class.
+
+    Args:
+        layer: any module.
+
+    Returns:
+        True if it was.
+    """
+    if not parametrize.is_parametrized(layer):
+        return False
+    names = cast("nn.ModuleDict", layer.parametrizations)
+    return _properties(type(layer)) >= set(names)
+
+
+def _properties(kind: type[nn.Module]) -> set[str]:
+    return {name for name, value in vars(kind).items() if isinstance(value, property)}
+
+
+def _parametrized_again(kind: Any, base: Any) -> Any:
+    """What parametrize has put into a class, in a new one upon another base."""
+    # A new one each time: remove_parametrizations takes it apart.
+    left_out = ("__module__", "__doc__", _MADE_OF)
+    own = {name: value for name, value in vars(kind).items() if name not in left_out}
+    return type(f"Parametrized{base.__name__}", (base,), own)
+
+
+def why_not_weight(layer: nn.Module) -> str | None:
+    """Why a layer's weight cannot be trained, to follow its type in a sentence.
+
+    Args:
+        layer: a Linear or Conv1d/2d/3d, or of a subclass.
+
+    Returns:
+        The reason, or None.
+    """
+    if parametrize.is_parametrized(layer, "weight"):
+        # Not through layer.weight: spectral norm iterates whenever that is read.
+        parts = cast("nn.ModuleDict", layer.parametrizations)["weight"].parameters()
+    else:
+        parts = [getattr(layer, "weight", None)]
+    for weight in parts:
+        if not isinstance(weight, Tensor):
+            return " without a weight: TrAct needs a real floating one"
+        if not weight.is_floating_point():
+            return f" with a {weight.dtype} weight: TrAct needs a real floating one"
+    return None
+
+
+def why_not_subclass(layer: nn.Module) -> str | None:
+    """Why a layer of a class of its own is refused, to follow its type in a sentence.
+
+    Args:
+        layer: a Linear or Conv1d/2d/3d, or of a subclass.
+
+    Returns:
+        The reason, or None.
+    """
+    if type(layer) in TRACT_CLASSES:
+        return None
+    # By name: the import would cost more than the core does.
+    if any(base.__name__ == "FSDPModule" for base in type(layer).__mro__):
+        return ", which fully_shard made of it: apply trainact before fully_shard"
+    if parametrize.is_parametrized(layer) and not is_parametrized_class(layer):
+        return (
+            ", a class that something made of a parametrised layer: apply trainact "
+            "before that"
+        )
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        return (
+            ", whose weight nn.MultiheadAttention uses without calling the layer: "
+            "TrAct could not see its input"
+        )
+    taken = [name for name in _TRACT_NAMES if hasattr(layer, name)]
+    if taken:
+        return (
+            f" with an attribute {taken[0]!r} of its own, a name that TrAct needs for "
+            "itself: call it something else"
+        )
+    others = _large_parameters(layer)
+    if others:
+        return (
+            f" that has parameters {', '.join(others)} beside its weight and bias, "
+            "which TrAct would leave their ordinary gradients: put TrAct on plain "
+            "layers, or use trainact.functional.precondition in its forward"
+        )
+    return None
+
+
+def _large_parameters(layer: nn.Module) -> list[str]:
+    """Parameters beside the weight that are more than a number for each output."""
+    own = (*_WEIGHT_NAMES, "bias", "parametrizations.")
+    outputs: Any = getattr(layer, "out_features", None) or layer.out_channels
+    return [
+        repr(name)
+        for name, parameter in layer.named_parameters()
+        if not name.startswith(own) and parameter.numel() > outputs
+    ]
+
+
+def _class_for(kind: type[nn.Module]) -> type[TrActLayer]:
+    plain = next(base for base in kind.__mro__ if base in TRACT_CLASSES)
+    if kind is plain:
+        return TRACT_CLASSES[plain]
+    # A class holds its subclasses weakly: they are the cache.
+    for subclass in kind.__subclasses__():
+        if vars(subclass).get(_MADE_OF) is kind:
+            return cast("type[TrActLayer]", subclass)
+    is_as_parent = all(
+        getattr(kind, name, None) is getattr(plain, name, None)
+        for name in ("forward", "_conv_forward")
+    )
+    parent = TRACT_CLASSES[plain] if is_as_parent else TrActSubclass
+    return type(f"TrAct{kind.__name__}", (_Made, parent, kind), {_MADE_OF: kind})
+
+
+def _new(made_of: type[nn.Module]) -> TrActLayer:
+    kind = _class_for(made_of)
+    return kind.__new__(kind)

@@ -1,0 +1,118 @@
+"""Products keep float32's precision where the settings would round them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.cases import oracle_gradient
+from tests.tolerances import FLOAT32_PROMISE, relative_error
+from trainact import precision
+from trainact.factor import apply_factor
+from trainact.geometry import conv_geometry
+from trainact.precision import TF32_DROPPED_BITS, rounds_float32, split_self_product
+from trainact.statistics import local_factor
+
+aten = torch.ops.aten
+PRODUCTS = {aten.mm.default, aten.bmm.default}
+
+
+def to_tf32(x: torch.Tensor) -> torch.Tensor:
+    """Round to 10 mantissa bits, as tensor cores do with their operands."""
+    mantissa, exponent = torch.frexp(x)
+    scale = 2.0 ** (24 - TF32_DROPPED_BITS)
+    return torch.ldexp((mantissa * scale).round() / scale, exponent)
+
+
+class RoundProducts(TorchDispatchMode):
+    """A device on which float32 products have TF32 operands."""
+
+    rounded = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in PRODUCTS and args[0].dtype == torch.float32:
+            self.rounded += 1
+            args = tuple(map(to_tf32, args))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def settings():
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_setting_is_seen(device: str) -> None:
+    torch.set_float32_matmul_precision("highest")
+    assert not rounds_float32(device)
+    torch.set_float32_matmul_precision("medium")
+    assert rounds_float32(device)
+
+
+@pytest.mark.usefixtures("settings")
+def test_older_and_newer_switches_are_seen() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    assert rounds_float32("cuda")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    assert not rounds_float32("cuda")
+    if not hasattr(torch.backends, "fp32_precision"):
+        return  # torch 2.8 has no other switch
+    for switch in (torch.backends.cuda.matmul, torch.backends):
+        switch.fp32_precision = "tf32"
+        assert rounds_float32("cuda")
+        switch.fp32_precision = "none"
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0], ids=["centred", "positive"])
+def test_split_product_on_tf32_hardware(offset: float) -> None:
+    columns = torch.randn(2, 27, 1000) * 0.3 + offset
+    truth = columns.double() @ columns.double().mT
+    with RoundProducts() as hardware:
+        plain = columns @ columns.mT
+        split = split_self_product(columns)
+    assert hardware.rounded == 3
+    bound = 4 * 2.0**-22
+    assert relative_error(plain, truth) > 8 * bound  # the emulation does round
+    assert relative_error(split, truth) < bound
+    assert torch.equal(split, split.mT)
+
+
+def test_split_product_passes_on_what_is_not_finite() -> None:
+    for bad in (math.inf, math.nan):
+        columns = torch.ones(3, 8)
+        columns[1, 2] = bad
+        assert not split_self_product(columns)[1, 1].isfinite()
+
+
+LAYERS = {
+    "conv": (lambda: nn.Conv2d(3, 8, 5, padding=2), (4, 3, 12, 12)),
+    "linear": (lambda: nn.Linear(40, 8), (200, 40)),
+    "linear, dual": (lambda: nn.Linear(200, 8), (40, 200)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("split", [False, True], ids=["float64", "split"])
+def test_gradient_where_products_are_rounded(name: str, split: bool, monkeypatch):
+    monkeypatch.setattr(precision, "rounds_float32", lambda _: True)
+    if split:
+        monkeypatch.setattr("trainact.gram.self_product", split_self_product)
+    build, shape = LAYERS[name]
+    plain, x = build(), torch.randn(shape)
+    z = plain(x)
+    grad_z = torch.randn_like(z)
+    z.backward(grad_z)
+    truth = oracle_gradient(plain, x, grad_z, 0.1)
+    geometry = None if x.ndim == 2 else conv_geometry(plain)
+    with RoundProducts() as hardware:
+        factor = local_factor(x, geometry, 0.1, in_span=True)
+        result = apply_factor(plain.weight.grad, *factor)
+    assert (hardware.rounded > 0) == (split and "dual" not in name)
+    assert relative_error(result, truth) < FLOAT32_PROMISE
