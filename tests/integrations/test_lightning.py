@@ -338,12 +338,13 @@ def test_a_step_with_an_infinite_input_logs_nothing() -> None:
 
 
 class OutOfOrder(nn.Module):
-    """Its first layer is registered last."""
+    """Its first layer is registered last, and another could take the image too."""
 
     def __init__(self) -> None:
         super().__init__()
         first, *_, self.a = images.network()
         self.b = first
+        self.spare = nn.Conv2d(1, 2, 3).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.a(self.b(x).tanh().flatten(1))
