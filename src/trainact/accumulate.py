@@ -22,7 +22,12 @@ from torch import Tensor, nn
 from trainact import rows
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
-from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
+from trainact.precision import (
+    accumulation_dtype,
+    full_precision,
+    self_product,
+    statistics_dtype,
+)
 from trainact.sync import (
     Group,
     gather_counts,
@@ -165,7 +170,7 @@ class Accumulator:
             rows_GNP = torch.cat(self._rows, dim=1)
             wide_GNP = rows_GNP.to(accumulation_dtype(rows_GNP))
             self._rows = []
-            self._add_products(wide_GNP.mT @ wide_GNP)
+            self._add_products(self_product(wide_GNP.mT))
 
     def _add_products(self, products_GPP: Tensor) -> None:
         if self._products is not None:

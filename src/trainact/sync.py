@@ -24,7 +24,12 @@ from torch.utils.weak import TensorWeakRef
 from trainact import rows
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
-from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
+from trainact.precision import (
+    accumulation_dtype,
+    full_precision,
+    self_product,
+    statistics_dtype,
+)
 from trainact.precondition import precondition as precondition_with
 from trainact.sharded import apply_to_gradient
 from trainact.statistics import sum_products
@@ -206,9 +211,10 @@ def _start_sums(
     num_rows, dtype, span_GNP = rows.count_rows(x, geometry), statistics_dtype(x), None
     with full_precision(x):
         if not x.requires_grad and 0 < num_rows < rows.count_entries(x, geometry):
-            x = x.to(accumulation_dtype(x))
-            span_GNP = rows.extract_rows(x, geometry)
-        products_GPP = sum_products(x, geometry)
+            span_GNP = rows.extract_rows(x.to(accumulation_dtype(x)), geometry)
+            products_GPP = self_product(span_GNP.mT)
+        else:
+            products_GPP = sum_products(x, geometry)
     buffer = join_sums(products_GPP, num_rows)
     work = dist.all_reduce(buffer, group=group.group, async_op=not wait)
 
@@ -223,12 +229,12 @@ def _start_sums(
 
 @torch.no_grad()
 def _start_rows(
-    x: Tensor, geometry: Geometry | None, lam: float, group: Group, wait: bool = False
+    x: Tensor, geometry: Geometry | None, lam: float, group: Group
 ) -> Callable[[], Factor]:
     num_rows = rows.count_rows(x, geometry)
     counts = gather_counts(num_rows, group, x.device)
     if sum(counts) >= rows.count_entries(x, geometry):
-        return _start_sums(x, geometry, lam, group, wait)
+        return _start_sums(x, geometry, lam, group)
     with full_precision(x):
         rows_GNP = gather_rows(rows.extract_rows(x, geometry), counts, group)
         factor = factorise_rows(rows_GNP, lam, in_span=not x.requires_grad)
