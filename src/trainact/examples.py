@@ -70,7 +70,7 @@ def make_examples(
         yield _indices(names)
     else:
         if len(required) > 1 and len(suspects) > 1:
-            yield from _several(required, suspects, sizes)
+            yield from _several(model, required, suspects, sizes)
         for image in _images(model, suspects, sizes):
             yield tuple(_argument(n, i, image) for i, n in enumerate(required or ["x"]))
 
@@ -88,7 +88,14 @@ def _images(
         ((channels, *size[-2:]) for channels in (3, 1) for size in sizes),
     )
     for shape in dict.fromkeys(shapes):
-        yield torch.empty((BATCH, *shape), device="meta")
+        yield _empty(model, shape)
+
+
+def _empty(model: nn.Module, shape: Size) -> Tensor:
+    """A batch in the precision of the model: layers refuse inputs in another."""
+    dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
+    dtype = next(dtypes, torch.float32)
+    return torch.empty((BATCH, *shape), dtype=dtype, device="meta")
 
 
 def _takes_images(layer: nn.Module) -> bool:
@@ -131,6 +138,7 @@ def _packing(patches: Tensor) -> dict[str, Tensor]:
 
 
 def _several(
+    model: nn.Module,
     required: list[str],
     suspects: Sequence[nn.Module],
     sizes: list[Size],
@@ -138,7 +146,7 @@ def _several(
     """One input per stream, the streams in the order of registration."""
     first = suspects[: len(required)]
     for options in zip(*(_shapes(layer, sizes) for layer in first), strict=False):
-        images = [torch.empty((BATCH, *shape), device="meta") for shape in options]
+        images = [_empty(model, shape) for shape in options]
         if len(images) == len(required):
             yield tuple(images)
 

@@ -106,7 +106,7 @@ def apply(
     if layer is None:
         chosen = first_layers(model, example_input)
     else:
-        chosen = dict(_resolve(model, one) for one in _as_tuple(layer))
+        chosen = dict(resolve_layer(model, one) for one in _as_tuple(layer))
         if not chosen:
             msg = f"layer= names no layer. {candidates(model)}"
             raise ValueError(msg)
@@ -214,7 +214,19 @@ def _as_tuple(layer: LayerChoice) -> tuple[str | nn.Module, ...]:
     return (layer,) if isinstance(layer, str | nn.Module) else tuple(layer)
 
 
-def _resolve(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
+def resolve_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
+    """Find a layer that a user names.
+
+    Args:
+        model: where to look.
+        layer: its qualified name, or the module itself.
+
+    Returns:
+        (qualified name, module).
+
+    Raises:
+        ValueError: if it is not there. The message lists candidates.
+    """
     modules = dict(model.named_modules())
     if isinstance(layer, str):
         if layer in modules:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 import trainact
 from trainact.lab.data import ImageData, load_data
 from trainact.lab.errors import LabError, first_line
-from trainact.lab.models import build_model, resolve_model
+from trainact.lab.models import SOURCES, build_model, resolve_model
 from trainact.lab.options import InspectOptions
 from trainact.lab.survey import MAX_ENTRIES, Survey, survey
 from trainact.lab.task import Normalise
+from trainact.wrap import resolve_layer
 
 BATCH = 32
 DEFAULT_SIZE = 224
-SOURCES = ("torchvision", "timm")
 NUM_CLASSES = 1000
 
 
@@ -160,10 +160,10 @@ def _find(
 ) -> tuple[dict[str, nn.Module], str]:
     """By structure, checked by following an image; each alone where the other fails."""
     if options.layer is not None:
-        modules = dict(model.named_modules())
-        if options.layer not in modules:
-            raise LabError(f"{options.model} has no layer {options.layer!r}")
-        return {options.layer: modules[options.layer]}, "named by --layer"
+        try:
+            return dict([resolve_layer(model, options.layer)]), "named by --layer"
+        except ValueError as error:
+            raise LabError(f"{options.model}: {error}") from error
     found: dict[str, dict[str, nn.Module]] = {}
     problems: dict[str, str] = {}
     for way, given in (("structure", None), ("following an image", example)):

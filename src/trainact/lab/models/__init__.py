@@ -13,7 +13,7 @@ from torch import nn
 from trainact.lab.errors import LabError, did_you_mean
 from trainact.lab.models import mlp, small_cnn, small_vit, zoo
 
-__all__ = ["BUILT_IN", "build_model", "resolve_model"]
+__all__ = ["BUILT_IN", "SOURCES", "build_model", "resolve_model"]
 
 Builder = Callable[[tuple[int, int, int], int], nn.Module]
 BUILT_IN: dict[str, Builder] = {
@@ -21,7 +21,7 @@ BUILT_IN: dict[str, Builder] = {
     "mlp": mlp.build,
     "small-vit": small_vit.build,
 }
-_SOURCES = {
+SOURCES = {
     "torchvision": (zoo.torchvision_names, zoo.build_torchvision),
     "timm": (zoo.timm_names, zoo.build_timm),
 }
@@ -42,14 +42,14 @@ def resolve_model(name: str) -> str:
     if name in BUILT_IN:
         return name
     source, _, bare = name.rpartition(":")
-    if source and source not in _SOURCES:
+    if source and source not in SOURCES:
         raise LabError(
             f"model {name!r}: {source!r} is not a source of models; write "
             f"torchvision:{bare} or timm:{bare}"
         )
     known = set(BUILT_IN)
-    for candidate in [source] if source else list(_SOURCES):
-        names = _SOURCES[candidate][0]()
+    for candidate in [source] if source else list(SOURCES):
+        names = SOURCES[candidate][0]()
         if bare in names:
             return f"{candidate}:{bare}"
         known.update(names)
@@ -75,4 +75,4 @@ def build_model(
     if name in BUILT_IN:
         return BUILT_IN[name](image_shape, num_classes)
     source, _, bare = name.partition(":")
-    return _SOURCES[source][1](bare, image_shape, num_classes)
+    return SOURCES[source][1](bare, image_shape, num_classes)
