@@ -25,9 +25,9 @@ from trainact.geometry import Geometry
 from trainact.precision import (
     accumulation_dtype,
     full_precision,
-    self_product,
     statistics_dtype,
 )
+from trainact.products import self_product
 from trainact.sync import (
     Group,
     gather_counts,

@@ -41,7 +41,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainact.gram import tile_bytes
+from trainact.products import tile_bytes
 from trainact.precision import accumulation_dtype, product_dtype, statistics_dtype
 
 

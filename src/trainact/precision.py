@@ -13,9 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A float32 has 23 stored mantissa bits, of which TF32 keeps 10.
-TF32_DROPPED_BITS = 13
-
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
     """Dtype in which products of input entries are formed: float32 or wider.
@@ -87,43 +84,3 @@ def product_dtype(x: Tensor) -> torch.dtype:
     """
     rounds = x.dtype == torch.float32 and rounds_float32(x.device.type)
     return accumulation_dtype(x) if rounds else x.dtype
-
-
-def self_product(columns: Tensor) -> Tensor:
-    r"""A matrix times its own transpose, in the full precision of its dtype.
-
-    Where the settings would round float32, CUDA devices form it from a split, other
-    devices in float64.
-
-    Args:
-        columns: ``[..., P, N]``, float32 or float64.
-
-    Returns:
-        ``[..., P, P]``, symmetric.
-    """
-    dtype = product_dtype(columns)
-    if dtype != columns.dtype and columns.device.type == "cuda":
-        return split_self_product(columns)
-    wide = columns.to(dtype)
-    return wide @ wide.mT
-
-
-def split_self_product(columns: Tensor) -> Tensor:
-    r"""A matrix times its own transpose, to float32's precision on TF32 hardware.
-
-    The matrix is split into H, rounded to what TF32 holds exactly, and the rest L:
-    :math:`HH^\top + HL^\top + LH^\top` lacks only :math:`LL^\top`, which is at most
-    :math:`2^{-22}` of the whole. Cost: two products on tensor cores, and two copies.
-
-    Args:
-        columns: ``[..., P, N]``, float32.
-
-    Returns:
-        ``[..., P, P]``, symmetric.
-    """
-    bits = columns.contiguous().view(torch.int32)
-    half = 1 << (TF32_DROPPED_BITS - 1)
-    high = ((bits + half) & -(1 << TF32_DROPPED_BITS)).view(torch.float32)
-    low = columns - high
-    mixed = high @ low.mT
-    return high @ high.mT + (mixed + mixed.mT)

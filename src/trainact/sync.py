@@ -27,10 +27,10 @@ from trainact.geometry import Geometry
 from trainact.precision import (
     accumulation_dtype,
     full_precision,
-    self_product,
     statistics_dtype,
 )
 from trainact.precondition import precondition as precondition_with
+from trainact.products import self_product
 from trainact.sharded import apply_to_gradient
 from trainact.statistics import sum_products
 from trainact.torch_internals import backward_task, in_ddp_join, in_transform
