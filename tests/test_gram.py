@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import trainact
-from trainact import gram
+from trainact import gram, products
 from trainact.geometry import conv_geometry, make_geometry
 from trainact.patches import extract_patches
 
@@ -52,12 +52,12 @@ def test_patches_are_the_oracles(kind: str) -> None:
 @pytest.mark.parametrize("tile_bytes", [1, 400, 4 * 2**20])
 @pytest.mark.parametrize("kind", CONVS)
 def test_gram_is_the_patches_second_moment(kind, tile_bytes, monkeypatch) -> None:
-    monkeypatch.setattr(gram, "TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(products, "TILE_BYTES", tile_bytes)
     for case, layer, images, geometry in drawn(kind, 40, seed=2):
         rows = oracle_rows(layer, images)
         truth = np.einsum("gnp,gnq->gpq", rows, rows)
         assert (
-            relative_error(gram.patch_products(images, geometry), truth) < ORACLE_RTOL
+            relative_error(gram.tiled_products(images, geometry), truth) < ORACLE_RTOL
         ), case
 
 
@@ -68,7 +68,7 @@ def test_tiles_respect_the_bound() -> None:
         sizes = [4 * t.numel() for t in gram.tiles(torch.zeros(shape), geometry)]
         unfolded = 4 * geometry.num_entries * geometry.num_rows(shape[0], shape[2:])
         assert sum(sizes) == unfolded
-        assert max(sizes) <= gram.TILE_BYTES
+        assert max(sizes) <= products.TILE_BYTES
 
 
 def test_a_single_volume_is_cut_too() -> None:
@@ -76,7 +76,7 @@ def test_a_single_volume_is_cut_too() -> None:
     x = torch.randn(1, 2, 40, 40, 40)
     sizes = [4 * t.numel() for t in gram.tiles(x, geometry)]
     assert len(sizes) > 1
-    assert max(sizes) <= gram.TILE_BYTES
+    assert max(sizes) <= products.TILE_BYTES
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -1,3 +1,109 @@
+"""Which way to XᵀX is the cheapest for a layer's shapes?
+
+A model of a CPU's time, fitted to measurements (`benchmarks/gram.py`, which also shows
+what choosing by it loses): multiplications at a rate that grows with the size of the
+matrices, copied entries, and what each way costs however small the input is. Only the
+ratio of two costs matters, so that one set of constants serves other machines too.
+"""
+
 from __future__ import annotations
-def cheapest_dim(geometry, shape, device_type):
-    return None
+
+import math
+from collections.abc import Sequence
+
+from trainact.geometry import Geometry
+from trainact.lines import make_layout
+from trainact.products import BLOCK_ROWS, SYMMETRIC_ENTRIES
+
+# Where shifts have been measured to be cheaper.
+SHIFT_DEVICES = ("cpu",)
+
+# Nanoseconds on one core: of a multiplication of large matrices, of an entry that is
+# copied (in another order, if the last dimension is shifted) or added to a sum in
+# float64, of a call.
+MULTIPLICATION = 1 / 48
+COPY = 1.0
+LAST_COPY = 1.5
+SUM = 0.5
+TILES_CALL = 50e3
+SHIFTS_CALL = 200e3
+
+
+def cheapest_dim(
+    geometry: Geometry, shape: Sequence[int], device_type: str
+) -> int | None:
+    """Choose between shifts along one dimension and explicit tiles.
+
+    Args:
+        geometry: of the layer.
+        shape: of its input, ``[B, C, *spatial]``.
+        device_type: such as ``"cpu"``.
+
+    Returns:
+        The spatial dimension to shift along, or None for tiles.
+    """
+    if device_type not in SHIFT_DEVICES or shape[0] == 0:
+        return None
+    outputs = geometry.output_size(shape[2:])
+    costs: dict[int | None, float] = {None: tiles_cost(geometry, shape[0], outputs)}
+    for dim, size in enumerate(geometry.kernel_size):
+        if size > 1:
+            costs[dim] = shifts_cost(geometry, shape[0], outputs, dim)
+    return min(costs, key=lambda dim: costs[dim])
+
+
+def tiles_cost(geometry: Geometry, batch: int, outputs: Sequence[int]) -> float:
+    """Time of explicit tiles.
+
+    Args:
+        geometry: of the layer.
+        batch: images.
+        outputs: output positions per spatial dimension.
+
+    Returns:
+        Nanoseconds.
+    """
+    rows, size = batch * math.prod(outputs) * geometry.groups, geometry.num_entries
+    return TILES_CALL + rows * (COPY * size + _self_product(size))
+
+
+def shifts_cost(
+    geometry: Geometry, batch: int, outputs: Sequence[int], dim: int
+) -> float:
+    """Time of shifts along a dimension.
+
+    Args:
+        geometry: of the layer.
+        batch: images.
+        outputs: output positions per spatial dimension.
+        dim: the spatial dimension.
+
+    Returns:
+        Nanoseconds.
+    """
+    layout = make_layout(geometry, dim)
+    size, reach = layout.line_entries, layout.num_border
+    width = batch * math.prod(outputs) // outputs[dim] * geometry.groups
+    rows = width * outputs[dim]
+    products = _self_product(size)
+    for shift in layout.shifts[1:]:
+        other = layout.last_entries if shift == reach else size
+        products += _product(size, other)
+    border = 2 * (COPY * reach * size + _self_product(reach * size))
+    copy = LAST_COPY if dim == geometry.num_spatial - 1 else COPY
+    copied = copy * size * (outputs[dim] + reach)
+    summed = SUM * size**2 * len(layout.shifts) * rows / min(BLOCK_ROWS, rows / batch)
+    return SHIFTS_CALL + rows * products + width * (border + copied) + summed
+
+
+def _self_product(size: int) -> float:
+    """Nanoseconds for one column of a matrix times itself."""
+    share = 0.5 + 0.5 * min(1.0, SYMMETRIC_ENTRIES / max(1, size))
+    return share * _product(size, size)
+
+
+def _product(size: int, other: int) -> float:
+    """Nanoseconds for one column of a matrix times another."""
+    smaller = max(1, min(size, other))
+    slowness = 1 + 10 / smaller + 30 / smaller**2
+    return MULTIPLICATION * slowness * size * other

@@ -41,8 +41,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainact.products import tile_bytes
 from trainact.precision import accumulation_dtype, product_dtype, statistics_dtype
+from trainact.products import tile_bytes
 
 
 class Factor(NamedTuple):

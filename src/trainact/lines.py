@@ -58,7 +58,7 @@ class Layout:
 
     @property
     def last_entries(self) -> int:
-        """Those of M that kernel positions of the last step fall on; they come first."""
+        """Those of M that positions of the last step fall on; they come first."""
         positions = zip(self.steps, self.phases, strict=True)
         last = max(r for q, r in positions if q == self.num_border)
         return (last + 1) * self.phase_entries
@@ -127,7 +127,8 @@ def pieces(x: Tensor, geometry: Geometry, layout: Layout) -> Iterator[Piece]:
         for part, *ends in cut(view, geometry, layout, math.ceil(image / budget)):
             count = part.shape[-geometry.num_spatial]
             shape = (geometry.groups, layout.line_entries, count)
-            yield Piece(part.reshape(len(part), *shape, -1), *ends)
+            lines = part.reshape(len(part), *shape, -1).contiguous()
+            yield Piece(lines, *ends)
 
 
 def line_view(

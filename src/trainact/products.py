@@ -24,14 +24,15 @@ TILE_BYTES = 4 * 2**20
 ACCELERATOR_TILE_BYTES = 256 * 2**20
 
 # Columns that one float32 sum may run over. Summing 116,000 positive products at once
-# loses a digit more than eps; blocks of this size cost no time (measured, P = 9 to 768).
+# loses a digit more than eps; blocks of this size cost no time (measured, 9 to 768
+# entries).
 BLOCK_ROWS = 1024
 
 # Above this many entries a tile has few columns, and a matrix per block would be large.
 BLOCK_ENTRIES = 256
 
-# Matrices up to this size are multiplied with themselves at once. Measured on a CPU: 768
-# entries take 0.56, 384 entries 0.65 and 147 entries 0.83 of the full product's time.
+# Matrices up to this size are multiplied with themselves at once. Measured on a CPU:
+# 768 entries take 0.56, 384 take 0.65 and 147 take 0.83 of the full product's time.
 SYMMETRIC_ENTRIES = 96
 
 # A float32 has 23 stored mantissa bits, of which TF32 keeps 10.

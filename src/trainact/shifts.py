@@ -9,8 +9,7 @@ the sum and one enters. So
 1. the pairs (0, q') are products of the lines with the same lines shifted, for which
    nothing is copied: patches with T = Q + 1 times fewer entries, and T products;
 2. what leaves and enters is the products of the first and the last Q lines;
-3. every other pair is one of 1 plus a sum of 2, which for all pairs together is one
-   multiplication with a matrix of 0, 1 and -1.
+3. every other pair follows from the one before it by adding what 2 says.
 
 Exact for every kernel, stride, dilation, padding and number of dimensions.
 
@@ -23,7 +22,6 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
@@ -106,12 +104,12 @@ def _sum_blocks(
     one = tuple(p[index] for p in first)
     other = one if is_self else tuple(p[index] for p in second)
     whole = one[0].shape[1] // block * block
-    total = _multiply(
+    blocks = _multiply(
         _blocks(one, whole, block), _blocks(other, whole, block), is_self
-    ).sum(0, dtype=dtype)
+    )
+    total = blocks.sum(0, dtype=dtype)
     if whole < one[0].shape[1]:
-        rest = (tuple(p[:, whole:].flatten(1) for p in side) for side in (one, other))
-        total += _multiply(*rest, is_self)
+        total += _multiply(_rest(one, whole), _rest(other, whole), is_self)
     return total
 
 
@@ -128,6 +126,10 @@ def _blocks(parts: Parts, whole: int, block: int) -> Parts:
     return tuple(
         p[:, :whole].unflatten(1, (-1, block)).movedim(1, 0).flatten(2) for p in parts
     )
+
+
+def _rest(parts: Parts, whole: int) -> Parts:
+    return tuple(p[:, whole:].flatten(1) for p in parts)
 
 
 def _border_products(lines: Tensor, dtype: torch.dtype, given: torch.dtype) -> Tensor:
@@ -151,24 +153,12 @@ def _all_pairs(
         b times A, ``[G, P, P]``.
     """
     groups, size, reach = geometry.groups, layout.line_entries, layout.num_border
-    split = border.view(groups, reach, size, reach, size).permute(1, 3, 0, 2, 4)
-    terms = torch.cat([by_shift, split.reshape(-1, groups, size, size)])
-    steps = _step_matrix(reach, terms.dtype, terms.device)
-    pairs = (steps @ terms.flatten(1)).view(-1, groups, size, size)
-    index_PP = _entry_index(geometry, layout, terms.device)
-    return pairs.transpose(0, 1).reshape(groups, -1)[:, index_PP]
-
-
-@lru_cache
-def _step_matrix(reach: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Pairs (q, q'), q <= q', from the pairs (0, q') and the border's (a, a')."""
-    pairs = list(combinations_with_replacement(range(reach + 1), 2))
-    matrix = torch.zeros(len(pairs), reach + 1 + reach * reach)
-    for row, (q, p) in enumerate(pairs):
-        matrix[row, p - q] = 1
-        for a in range(q):
-            matrix[row, reach + 1 + a * reach + a + p - q] = 1
-    return matrix.to(device, dtype)
+    changes = border.view(groups, reach, size, reach, size).permute(1, 3, 0, 2, 4)
+    rows = [by_shift]  # of pairs (q, q') with q' >= q
+    for q in range(reach):
+        rows.append(rows[-1][:-1] + changes[q, q:])
+    pairs = torch.cat(rows).transpose(0, 1)
+    return pairs.reshape(groups, -1)[:, _entry_index(geometry, layout, pairs.device)]
 
 
 @lru_cache
