@@ -164,7 +164,7 @@ def test_the_choice_loses_little_against_measurement() -> None:
             name: tuple(map(tuple, value)) if name == "padding" else _frozen(value)
             for name, value in record["geometry"].items()
         })  # fmt: skip
-        dim = cheapest_dim(geometry, record["shape"], "cpu")
+        dim = cheapest_dim(geometry, tuple(record["shape"]), "cpu")
         taken = record["ms"]["tiles" if dim is None else f"dim {dim}"]
         losses[record["setting"]] = taken / min(record["ms"].values())
     assert len(losses) >= 30

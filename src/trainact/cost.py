@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from trainact.geometry import Geometry
 from trainact.lines import make_layout
@@ -29,8 +30,9 @@ TILES_CALL = 50e3
 SHIFTS_CALL = 200e3
 
 
+@lru_cache(maxsize=1024)
 def cheapest_dim(
-    geometry: Geometry, shape: Sequence[int], device_type: str
+    geometry: Geometry, shape: tuple[int, ...], device_type: str
 ) -> int | None:
     """Choose between shifts along one dimension and explicit tiles.
 

@@ -11,6 +11,7 @@ padded tile, and long sums are formed in float64 (`products`).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -43,7 +44,7 @@ def patch_products(x: Tensor, geometry: Geometry) -> Tensor:
         b times A, ``[G, P, P]``, float64 (float32 on devices without it); zeros for an
         empty batch.
     """
-    dim = cheapest_dim(geometry, x.shape, x.device.type)
+    dim = cheapest_dim(geometry, tuple(x.shape), x.device.type)
     if dim is None:
         return tiled_products(x, geometry)
     return shifted_products(x, geometry, dim)
@@ -77,12 +78,12 @@ def row_products(x_NP: Tensor) -> Tensor:
         b times A, ``[1, P, P]``, float64 (float32 on devices without it); zeros for no
         rows.
     """
-    size = x_NP.shape[1]
-    total_1PP = x_NP.new_zeros(1, size, size, dtype=accumulation_dtype(x_NP))
-    for tile_NP in x_NP.split(max(BLOCK_ROWS, tile_bytes(x_NP) // (4 * size))):
-        columns_1PN = tile_NP.to(statistics_dtype(x_NP)).mT[None]
-        total_1PP += sum_self_product(columns_1PN, total_1PP.dtype, given=x_NP.dtype)
-    return total_1PP
+    wide, size = accumulation_dtype(x_NP), max(1, x_NP.shape[1])
+    products = (
+        sum_self_product(tile.to(statistics_dtype(x_NP)).mT[None], wide, x_NP.dtype)
+        for tile in x_NP.split(max(BLOCK_ROWS, tile_bytes(x_NP) // (4 * size)))
+    )
+    return functools.reduce(Tensor.add_, products)
 
 
 def tiles(x: Tensor, geometry: Geometry) -> Iterator[Tensor]:
