@@ -1,0 +1,82 @@
+"""Statistics on a stream of their own, beside the rest of the forward pass.
+
+A and its factor depend on the layer's input alone, and nobody needs them before the
+backward reaches the layer, which for a first layer is the very end of the step. On a
+CUDA or ROCm device they may therefore be computed on a side stream, in what the other
+layers leave idle. Off by default: ``layer.overlap = True`` switches it on.
+
+Memory that crosses streams is announced to PyTorch's caching allocator, which otherwise
+hands it out again too early. While a CUDA graph is captured, under `torch.compile` and
+in `torch.func` transforms everything stays on one stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainact.factor import Factor
+from trainact.precondition import may_be_transformed
+
+
+def can_overlap(x: Tensor) -> bool:
+    """Whether work on a tensor may go to another stream now.
+
+    Args:
+        x: a layer's input.
+
+    Returns:
+        False on a CPU, under compilation and transforms, and during graph capture,
+        whose end would come before the backward joins the streams again.
+    """
+    return (
+        x.is_cuda
+        and not may_be_transformed()
+        and not torch.cuda.is_current_stream_capturing()
+    )
+
+
+def start_beside(x: Tensor, compute: Callable[[], Factor]) -> Callable[[], Factor]:
+    """Launch what makes a factor on the side stream of a device.
+
+    Args:
+        x: what ``compute`` reads, made on the current stream.
+        compute: launches the work; must not wait for the device.
+
+    Returns:
+        Gives the factor to the stream that is current then, which waits for it; the
+        host does not.
+    """
+    side = side_stream(x.device)
+    side.wait_stream(torch.cuda.current_stream(x.device))
+    with torch.cuda.stream(side):
+        factor = compute()
+    x.record_stream(side)
+    ready = side.record_event()
+
+    def finish() -> Factor:
+        stream = torch.cuda.current_stream(x.device)
+        stream.wait_event(ready)
+        for tensor in factor:
+            if tensor is not None:
+                tensor.record_stream(stream)
+        return factor
+
+    return finish
+
+
+@lru_cache
+def side_stream(device: torch.device) -> Any:
+    """The stream for statistics, one for each device.
+
+    Args:
+        device: with its index.
+
+    Returns:
+        A `torch.cuda.Stream`.
+    """
+    return torch.cuda.Stream(device)
