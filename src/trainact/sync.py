@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -162,13 +163,34 @@ def _precondition_later(
     group: Group,
     owner: nn.Module,
 ) -> Tensor:
-    _refuse_what_cannot_work()
+    refuse_what_cannot_work()
     is_wide = rows.count_entries(x, geometry) > MAX_SUMMED_ENTRIES
     start = _start_rows if is_wide else _start_sums
+    return precondition_later(weight, x, owner, partial(start, x, geometry, lam, group))
+
+
+def precondition_later(
+    weight: Tensor,
+    x: Tensor,
+    owner: nn.Module,
+    start: Callable[[], Callable[[], Factor]],
+) -> Tensor:
+    """Pass the weight on; the factor for its gradient is asked for in the backward.
+
+    Args:
+        weight: of the layer.
+        x: the layer's input.
+        owner: the layer, by which a recomputed forward finds its first pass.
+        start: begins the statistics, once for both passes of activation checkpointing,
+            and returns what finishes them.
+
+    Returns:
+        The weight.
+    """
     token = x.new_empty(0)
     pending = _first_pass(owner)
     if pending is None:
-        pending = Pending(start(x, geometry, lam, group), token)
+        pending = Pending(start(), token)
         _remember(owner, pending)
     return _PreconditionLater.apply(weight, token, pending)  # pyright: ignore[reportReturnType]
 
@@ -304,7 +326,12 @@ def _first_pass(owner: nn.Module) -> Pending | None:
     return None
 
 
-def _refuse_what_cannot_work() -> None:
+def refuse_what_cannot_work() -> None:
+    """Refuse to exchange statistics where ranks would wait for each other forever.
+
+    Raises:
+        RuntimeError: inside a `torch.func` transform or DDP's ``join``.
+    """
     if torch.compiler.is_compiling():
         return
     if in_transform():
