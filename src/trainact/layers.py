@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainact.estimate import Estimate, Estimator, check_estimate
+from trainact.estimate import Estimate, check_estimate
+from trainact.estimator import Estimator
 from trainact.geometry import Geometry, conv_geometry
 from trainact.precondition import may_be_transformed, precondition
 from trainact.sharded import is_sharded, local_input
