@@ -229,7 +229,7 @@ def _precondition(
     ranks: Group | None,
     owner: nn.Module,
 ) -> Tensor:
-    _refuse_what_would_be_wrong()
+    _refuse_what_would_be_wrong(x)
     if ranks is None or ranks.is_alone():
         if x.numel() == 0:
             return weight
@@ -244,7 +244,7 @@ def _precondition(
 _outside_of_graphs: Any = torch.compiler.disable(_precondition)
 
 
-def _refuse_what_would_be_wrong() -> None:
+def _refuse_what_would_be_wrong(x: Tensor) -> None:
     remedy = "set estimate=None for exact statistics (layer.estimate = None)"
     if in_transform():
         msg = (
@@ -252,7 +252,7 @@ def _refuse_what_would_be_wrong() -> None:
             f"torch.func transform cannot do: {remedy}"
         )
         raise RuntimeError(msg)
-    if torch.cuda.is_current_stream_capturing():
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
         msg = (
             "TrAct with estimate= inside a CUDA graph would use the factor of the "
             f"captured call forever: {remedy}"
