@@ -71,7 +71,7 @@ def problems(images: Path) -> list[Problem]:
     return [
         Problem("digits", "mlp", 15),
         Problem(folder, "small-cnn", 4),
-        Problem(folder, "small-vit", 4),
+        Problem(folder, "small-vit", 2),
         Problem(folder, "mlp", 4, few_rows),
     ]
 
