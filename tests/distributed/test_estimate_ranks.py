@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -29,14 +31,19 @@ def trained(
     model: nn.Module, first: Any, x: Tensor, y: Tensor, whole: int, share: int = 1
 ) -> Tensor:
     """How far the first weight moves when every step sees other inputs."""
-    before = first.weight.detach().clone()
+    before = whole_weight(first)
     optimizer = problems.sgd(first)
     for step in range(STEPS):
         loss = problems.loss_of(model, (1 + step) * x, y, whole) * share
         loss.backward()
         optimizer.step()
         model.zero_grad()
-    return first.weight.detach() - before
+    return whole_weight(first) - before
+
+
+def whole_weight(layer: Any) -> Tensor:
+    weight = layer.weight.detach()
+    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight.clone()
 
 
 def alone(kind: str, estimate: Estimate, sizes: list[int]) -> Tensor:
@@ -45,14 +52,23 @@ def alone(kind: str, estimate: Estimate, sizes: list[int]) -> Tensor:
     return trained(model, model[0], x, y, len(x))
 
 
-def all_on_ranks(sizes: list[int], estimates: list[Estimate]) -> list[Tensor]:
+def sharded(model: nn.Module) -> nn.Module:
+    fully_shard(model[0])
+    return fully_shard(model)
+
+
+def all_on_ranks(
+    sizes: list[int],
+    estimates: list[Estimate],
+    wrap: Callable[[nn.Module], nn.Module] = DistributedDataParallel,
+) -> list[Tensor]:
     moves = []
     for kind in KINDS:
         for estimate in estimates:
             model = problems.make_model(kind, DTYPE, sync=True, estimate=estimate)
             whole = problems.make_batch(kind, DTYPE, sizes)
             x, y = (problems.shard(t, sizes) for t in whole)
-            wrapped = DistributedDataParallel(model)
+            wrapped = wrap(model)
             moves.append(trained(wrapped, model[0], x, y, sum(sizes), len(sizes)))
     return moves
 
@@ -62,6 +78,16 @@ def test_ranks_are_one_process(sizes: list[int]) -> None:
     cases = [(kind, estimate) for kind in KINDS for estimate in ESTIMATES]
     truths = [alone(*case, sizes) for case in cases]
     for moves in run(len(sizes), all_on_ranks, sizes, ESTIMATES):
+        for case, move, truth in zip(cases, moves, truths, strict=True):
+            assert relative_error(move, truth) < ORACLE_RTOL, case
+
+
+@problems.needs_exact_fsdp2
+def test_shards_are_one_process() -> None:
+    sizes = [9, 3]
+    cases = [(kind, estimate) for kind in KINDS for estimate in ESTIMATES]
+    truths = [alone(*case, sizes) for case in cases]
+    for moves in run(2, all_on_ranks, sizes, ESTIMATES, sharded):
         for case, move, truth in zip(cases, moves, truths, strict=True):
             assert relative_error(move, truth) < ORACLE_RTOL, case
 
