@@ -13,6 +13,7 @@ Legend: G groups, N rows, P entries of a row.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -124,7 +125,7 @@ class Estimator:
         return _Sums(fresh, before, decay, work, shape, dtype)
 
 
-class _Statistics:
+class _Statistics(ABC):
     """Of one refresh, and the factor of the last λ that was asked for."""
 
     _made: tuple[float, Factor] | None = None
@@ -134,8 +135,8 @@ class _Statistics:
             self._made = lam, self.factorise(lam)
         return self._made[1]
 
-    def factorise(self, lam: float) -> Factor:
-        raise NotImplementedError
+    @abstractmethod
+    def factorise(self, lam: float) -> Factor: ...
 
 
 class _Rows(_Statistics):
