@@ -36,9 +36,12 @@ class Estimate:
             input) that a refresh is made from, at least one: evenly spaced, beginning
             with another one each time. No random numbers are drawn.
 
+    Not for layers with about as many rows as entries, or fewer: what the factor has not
+    seen of a gradient is multiplied by up to 1 / λ, and the update is many times too
+    large (measured in ``docs/cheaper-statistics.md``).
+
     Cost: with ``decay`` (or over several ranks) a P x P system per refresh also where
-    there are fewer rows than entries; above about a thousand entries that is dearer
-    than the exact statistics of few rows.
+    there are fewer rows than entries, which is dearer than their exact statistics.
 
     Example:
         >>> import torch, trainact
