@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
+from trainact import Estimate
 from trainact.lab.plots import save_curves
 from trainact.lab.records import Record, RecordFile
 from trainact.lab.report import Arm, summarise
@@ -23,6 +26,8 @@ CURVES = ROOT / "docs" / "compare.png"
 COMPARISONS = ("cifar10-10k", "digits")
 STEPS = ROOT / "records" / "benchmarks" / "steps-cpu.jsonl"
 WAYS = ROOT / "docs" / "ways-of-training.md"
+CHEAPER = ROOT / "docs" / "cheaper-statistics.md"
+ESTIMATES = ROOT / "records" / "benchmarks" / "estimates.jsonl"
 EXACTNESS = ROOT / "records" / "benchmarks" / "exactness.jsonl"
 
 
@@ -110,6 +115,58 @@ def errors() -> dict[str, str]:
     return cells
 
 
+def estimates_section() -> str:
+    """A table for each problem on which cheaper statistics were measured."""
+    records = [json.loads(line) for line in ESTIMATES.read_text().splitlines()]
+    by_problem: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        by_problem[f"{record['model']} on {record['data']}"].append(record)
+    lines: list[str] = []
+    for problem, rows in by_problem.items():
+        first = rows[0]
+        share = first["exact_ms"] / first["vanilla_step_ms"]
+        lines += [
+            f"**{problem}: {first['entries']:,} entries, {first['rows']:,} rows a "
+            f"batch, {first['images']:,} images, {first['epochs']} epochs; exact "
+            f"statistics take {100 * share:.1f} % of a vanilla step**",
+            "",
+            "| statistics | error of the update: median | largest | time of the "
+            "statistics | final accuracy |",
+            "| --- | ---: | ---: | ---: | ---: |",
+            *map(estimate_row, rows),
+            "",
+        ]
+    last = records[-1]
+    lines.append(
+        f"{len(last['accuracy'])} seeds; `{last['command']}`, torch {last['torch']}, "
+        f"{last['device']}, {last['threads']} thread; from "
+        f"`{ESTIMATES.relative_to(ROOT)}`."
+    )
+    return "\n".join(lines)
+
+
+def estimate_row(record: dict[str, Any]) -> str:
+    """One setting: its name, and what was measured of it."""
+    setting, accuracy = record["setting"], record["accuracy"]
+    reached = f"{statistics.mean(accuracy):.3f} ± {statistics.stdev(accuracy):.3f}"
+    if isinstance(setting, str):
+        name = {"vanilla": "none (vanilla)", "exact": "exact"}[setting]
+        cells = ["-", "-", "-"] if setting == "vanilla" else ["0 %", "0 %", "1"]
+    else:
+        plain = Estimate()
+        name = ", ".join(
+            f"{key}={value:g}"
+            for key, value in setting.items()
+            if value != getattr(plain, key)
+        )
+        cells = [
+            f"{100 * record['error_median']:.0f} %",
+            f"{100 * record['error_max']:.0f} %",
+            f"{record['time']:.2f}",
+        ]
+    return f"| {' | '.join([name, *cells, reached])} |"
+
+
 def fill(text: str, name: str, content: str, gap: str = "\n") -> str:
     """Replace what stands between the marks of a region."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -126,7 +183,9 @@ def generate() -> dict[Path, str]:
     for name, cell in errors().items():
         if f"<!-- {name}: begin -->" in ways:
             ways = fill(ways, name, cell, gap="")
-    return {README: fill(readme, "steps", steps_section()), WAYS: ways}
+    cheaper = fill(CHEAPER.read_text(), "estimates", estimates_section())
+    readme = fill(readme, "steps", steps_section())
+    return {README: readme, WAYS: ways, CHEAPER: cheaper}
 
 
 def draw() -> None:

@@ -56,7 +56,9 @@ def log(monkeypatch) -> list[str]:
     monkeypatch.setattr(layers, "can_overlap", lambda _: True)
     monkeypatch.setattr(layers, "local_factor", local_factor)
     monkeypatch.setattr(
-        torch.Tensor, "record_stream", lambda _, stream: told.append(f"for {stream.name}")
+        torch.Tensor,
+        "record_stream",
+        lambda _, stream: told.append(f"for {stream.name}"),
     )
     return told
 

@@ -7,6 +7,7 @@ fewer epochs.
 from trainact import diagnostics, functional
 from trainact._version import __version__
 from trainact.deferred import deferred
+from trainact.estimate import Estimate
 from trainact.layers import (
     TrActConv1d,
     TrActConv2d,
@@ -18,6 +19,7 @@ from trainact.stem import first_layers
 from trainact.wrap import TrAct, apply, remove, split_parameters, tract_layers
 
 __all__ = [
+    "Estimate",
     "TrAct",
     "TrActConv1d",
     "TrActConv2d",

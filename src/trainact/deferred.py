@@ -44,8 +44,8 @@ class deferred:  # noqa: N801
 
     Raises:
         ValueError: if no layer is under TrAct, a weight is not in any optimizer or is
-            computed from other parameters, the model is in such a block already, or
-            `FullyShardedDataParallel` is in it.
+            computed from other parameters, the model is in such a block already, a
+            layer has an `Estimate`, or `FullyShardedDataParallel` is in it.
 
     Example:
         >>> import torch, trainact
@@ -77,6 +77,7 @@ class deferred:  # noqa: N801
         self._undo: list[Callable[[], Any]] = []
 
     def __enter__(self) -> deferred:
+        _refuse_estimates(self._layers)
         owners: list[tuple[TrActLayer, Accumulator, Optimizer]] = []
         for name, layer in self._layers:
             owners.append((layer, *self._own(name, layer, owners)))
@@ -184,6 +185,16 @@ class deferred:  # noqa: N801
             "that trains it (several as a list), and enter the block before the forward"
         )
         raise ValueError(msg)
+
+
+def _refuse_estimates(layers: list[tuple[str, TrActLayer]]) -> None:
+    for name, layer in layers:
+        if layer.estimate is not None:
+            msg = (
+                f"layer {name!r} has estimate={layer.estimate!r}, but deferred uses "
+                "the statistics of the whole batch: set the layer's estimate = None"
+            )
+            raise ValueError(msg)
 
 
 def _refuse_fsdp1(model: nn.Module) -> None:

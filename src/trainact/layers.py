@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainact.estimate import Estimate, check_estimate
+from trainact.estimator import Estimator
 from trainact.geometry import Geometry, conv_geometry
+from trainact.later import precondition_later
+from trainact.overlap import can_overlap, start_beside
 from trainact.precondition import may_be_transformed, precondition
 from trainact.sharded import is_sharded, local_input
 from trainact.statistics import local_factor
@@ -28,11 +33,18 @@ if TYPE_CHECKING:
 
 
 class TrActLayer(nn.Module):
-    r"""What all layers trained by TrAct share: the damping :math:`\lambda`."""
+    r"""What all layers trained by TrAct share: the damping :math:`\lambda`.
+
+    Attributes:
+        overlap: set it to True to make statistics on a CUDA or ROCm stream of their
+            own, beside the rest of the forward pass; see `trainact.overlap`.
+    """
 
     _lam: float
     ranks: Group | None = None
     accumulator: Accumulator | None = None
+    estimator: Estimator | None = None
+    overlap: bool = False
 
     @property
     def lam(self) -> float:
@@ -51,6 +63,21 @@ class TrActLayer(nn.Module):
     @sync.setter
     def sync(self, value: Any) -> None:
         self.ranks = make_group(value)
+        if self.estimator is not None:
+            self.estimator.forget()
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """How statistics are made cheaper; None for exact ones. Setting starts anew."""
+        return None if self.estimator is None else self.estimator.estimate
+
+    @estimate.setter
+    def estimate(self, value: Estimate | None) -> None:
+        if self.accumulator is not None:
+            msg = "leave trainact.deferred before you change a layer's estimate"
+            raise RuntimeError(msg)
+        checked = check_estimate(value)
+        self.estimator = checked and Estimator(checked)
 
     def extra_repr(self) -> str:
         """The parent's description and λ.
@@ -59,7 +86,8 @@ class TrActLayer(nn.Module):
             What `repr` shows between the brackets.
         """
         sync = "" if self.ranks is None else f", sync={self.ranks!r}"
-        return f"{super().extra_repr()}, lam={self.lam:g}{sync}"
+        estimate = "" if self.estimate is None else f", estimate={self.estimate!r}"
+        return f"{super().extra_repr()}, lam={self.lam:g}{sync}{estimate}"
 
     def _trains(self, weight: Tensor, x: Tensor) -> bool:
         """Whether this call will produce a weight gradient to precondition."""
@@ -81,6 +109,10 @@ class TrActLayer(nn.Module):
             ranks = ranks or (group and Group(group))
         if self.accumulator is not None:
             return self.accumulator.observe(weight, x, geometry)  # pyright: ignore[reportAttributeAccessIssue]
+        if self.estimator is not None:
+            return self.estimator.precondition(
+                weight, x, geometry, self.lam, ranks, owner=self
+            )
         if ranks is not None and not ranks.is_alone():
             return precondition_over_ranks(
                 weight, x, geometry, self.lam, ranks, owner=self
@@ -90,7 +122,10 @@ class TrActLayer(nn.Module):
         # Only a second differentiation through the input gives the weight gradient
         # parts that are not combinations of the input's rows.
         in_span = not x.requires_grad
-        return precondition(weight, local_factor(x, geometry, self.lam, in_span))
+        make = partial(local_factor, x, geometry, self.lam, in_span)
+        if self.overlap and can_overlap(x):
+            return precondition_later(weight, x, self, partial(start_beside, x, make))
+        return precondition(weight, make())
 
 
 class TrActLinear(TrActLayer, nn.Linear):

@@ -30,7 +30,16 @@ from trainact.layers import PLAIN_CLASSES, TRACT_CLASSES, TrActLayer, fits
 
 _MADE_OF = "_tract_made_of"
 # What TrActLayer adds to a layer; an attribute of the same name would be hidden by it.
-_TRACT_NAMES = ("lam", "_lam", "sync", "ranks", "accumulator")
+_TRACT_NAMES = (
+    "lam",
+    "_lam",
+    "sync",
+    "ranks",
+    "accumulator",
+    "estimate",
+    "estimator",
+    "overlap",
+)
 # The beginnings of names that parameters have of which the effective weight is made.
 _WEIGHT_NAMES = ("weight", "parametrizations.weight")
 

@@ -12,18 +12,18 @@ fewer rows than entries (the dual form), the rows are gathered instead of summed
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.weak import TensorWeakRef
 
 from trainact import rows
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
+from trainact.later import precondition_later
 from trainact.precision import (
     accumulation_dtype,
     full_precision,
@@ -31,9 +31,8 @@ from trainact.precision import (
 )
 from trainact.precondition import precondition as precondition_with
 from trainact.products import self_product
-from trainact.sharded import apply_to_gradient
 from trainact.statistics import sum_products
-from trainact.torch_internals import backward_task, in_ddp_join, in_transform
+from trainact.torch_internals import in_ddp_join, in_transform
 
 # Up to this many entries A is summed whatever the number of rows; all ranks must choose
 # alike, and the entries are the same on all of them.
@@ -65,58 +64,6 @@ class Group:
         if not (dist.is_available() and dist.is_initialized()):
             return True
         return dist.get_world_size(self.group) == 1
-
-
-class Pending:
-    """The statistics of one call on their way around the ranks, and then its factor.
-
-    Args:
-        finish: waits for the other ranks and factorises.
-        token: saved for the backward like any other tensor, and held by nobody else.
-    """
-
-    def __init__(self, finish: Callable[[], Factor], token: Tensor) -> None:
-        self.used = False
-        self._finish: Callable[[], Factor] | None = finish
-        self._factor: Factor | None = None
-        self._token = TensorWeakRef(token)
-
-    @property
-    def recomputable(self) -> bool:
-        """Whether checkpointing has dropped what the call saved, to make it again."""
-        return self._token() is None
-
-    def factor(self) -> Factor:
-        """Wait for the other ranks and factorise, once.
-
-        Returns:
-            The factor of all ranks' rows.
-        """
-        self.used = True
-        if self._finish is not None:
-            self._factor, self._finish = self._finish(), None
-        return cast("Factor", self._factor)
-
-
-class _PreconditionLater(torch.autograd.Function):
-    """Identity forward; the backward waits for the statistics of all ranks."""
-
-    @staticmethod
-    def forward(weight: Tensor, token: Tensor, pending: Pending) -> Tensor:  # noqa: ARG004
-        return weight.view_as(weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        _, token, ctx.pending = inputs
-        ctx.save_for_backward(token)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (grad,) = grad_outputs
-        with torch.autocast(grad.device.type, enabled=False):
-            with torch.no_grad():
-                factor = ctx.pending.factor()
-            return apply_to_gradient(grad, factor), None, None
 
 
 def precondition_over_ranks(
@@ -162,15 +109,10 @@ def _precondition_later(
     group: Group,
     owner: nn.Module,
 ) -> Tensor:
-    _refuse_what_cannot_work()
+    refuse_what_cannot_work()
     is_wide = rows.count_entries(x, geometry) > MAX_SUMMED_ENTRIES
     start = _start_rows if is_wide else _start_sums
-    token = x.new_empty(0)
-    pending = _first_pass(owner)
-    if pending is None:
-        pending = Pending(start(x, geometry, lam, group), token)
-        _remember(owner, pending)
-    return _PreconditionLater.apply(weight, token, pending)  # pyright: ignore[reportReturnType]
+    return precondition_later(weight, x, owner, partial(start, x, geometry, lam, group))
 
 
 # Which form is right depends on the other ranks' rows, which a graph cannot ask for.
@@ -279,32 +221,12 @@ def gather_rows(rows_GNP: Tensor, counts: list[int], group: Group) -> Tensor:
     return torch.cat([p[:, :n] for p, n in zip(parts, counts, strict=True)], dim=1)
 
 
-_first_passes: weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[Pending]]]
-_first_passes = weakref.WeakKeyDictionary()
+def refuse_what_cannot_work() -> None:
+    """Refuse to exchange statistics where ranks would wait for each other forever.
 
-
-def _remember(owner: nn.Module, pending: Pending) -> None:
-    alive = [ref for ref in _first_passes.get(owner, []) if ref() is not None]
-    _first_passes[owner] = [*alive, weakref.ref(pending)]
-
-
-def _first_pass(owner: nn.Module) -> Pending | None:
-    """The statistics of the pass that this one recomputes, if it recomputes one."""
-    # Activation checkpointing runs the forward again inside the backward. The
-    # non-reentrant kind keeps the first pass's nodes, which hold the statistics that
-    # count, without the tensors saved for them; what the second pass makes is dropped,
-    # and a second collective would be one too many. The reentrant kind ran its first
-    # pass without gradients: nothing is found.
-    if backward_task() == -1:
-        return None
-    for ref in _first_passes.get(owner, []):
-        pending = ref()
-        if pending is not None and pending.recomputable and not pending.used:
-            return pending
-    return None
-
-
-def _refuse_what_cannot_work() -> None:
+    Raises:
+        RuntimeError: inside a `torch.func` transform or DDP's ``join``.
+    """
     if torch.compiler.is_compiling():
         return
     if in_transform():

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
+from trainact.estimate import Estimate, check_estimate
 from trainact.layers import TrActLayer, check_lam, make_group
 from trainact.stem import candidates, check_supported, first_layers
 from trainact.subclasses import plain_class, tract_class
@@ -18,7 +19,12 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 LayerChoice = str | nn.Module | Iterable[str | nn.Module]
 
 
-def TrAct(layer: LayerT, lam: float = 0.1, sync: Any = False) -> LayerT:  # noqa: N802
+def TrAct(  # noqa: N802
+    layer: LayerT,
+    lam: float = 0.1,
+    sync: Any = False,
+    estimate: Estimate | None = None,
+) -> LayerT:
     r"""Train a layer's pre-activations instead of its weights.
 
     In the backward pass the weight gradient G becomes
@@ -34,6 +40,8 @@ def TrAct(layer: LayerT, lam: float = 0.1, sync: Any = False) -> LayerT:  # noqa
         sync: ranks that share statistics. False: each its own, as in the paper's code.
             True or a process group: all of them, so that N devices compute the update
             of one device; every rank must then run the layer in every step.
+        estimate: cheaper statistics than those of every batch, all of it; see
+            `Estimate`. Later: ``layer.estimate``.
 
     Returns:
         The same object, now a `TrActLinear` or `TrActConv1d`/`2d`/`3d`, which are
@@ -41,7 +49,7 @@ def TrAct(layer: LayerT, lam: float = 0.1, sync: Any = False) -> LayerT:  # noqa
         gradient of the effective weight.
 
     Raises:
-        TypeError: if ``layer`` is not a module.
+        TypeError: if ``layer`` is not a module, or ``estimate`` not an `Estimate`.
         ValueError: if the layer is of another type, lazy and without a weight, or under
             TrAct already, or if λ is not positive. A subclass whose forward computes
             its linear map in a way that TrAct cannot see raises a RuntimeError there.
@@ -62,9 +70,9 @@ def TrAct(layer: LayerT, lam: float = 0.1, sync: Any = False) -> LayerT:  # noqa
     if not isinstance(layer, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"TrAct takes a layer (an nn.Module), not {type(layer).__name__}"
         raise TypeError(msg)
-    lam, group = check_lam(lam), make_group(sync)
+    lam, group, estimate = check_lam(lam), make_group(sync), check_estimate(estimate)
     check_supported("", layer)
-    return _convert(layer, lam, group)
+    return _convert(layer, lam, group, estimate)
 
 
 def apply(
@@ -73,6 +81,7 @@ def apply(
     layer: LayerChoice | None = None,
     example_input: Any = None,
     sync: Any = False,
+    estimate: Estimate | None = None,
 ) -> ModelT:
     r"""Put TrAct on a model's first layer or layers, in place.
 
@@ -84,6 +93,8 @@ def apply(
         example_input: a tensor (or tuple, or dict of arguments) to follow through the
             model, if its structure does not tell; see `first_layers`.
         sync: ranks that share statistics: False, True or a process group; see `TrAct`.
+        estimate: cheaper statistics, if you accept an update that is not exact; see
+            `Estimate`.
 
     Returns:
         The same model. If anything is refused, nothing has been changed.
@@ -92,6 +103,7 @@ def apply(
         ValueError: if a layer is unknown, unsupported or under TrAct already, if the
             first layer cannot be told (the message lists candidates), or if λ is not
             positive.
+        TypeError: if ``estimate`` is not an `Estimate`.
 
     Example:
         >>> import torch, trainact
@@ -102,7 +114,7 @@ def apply(
           (1): ReLU()
         )
     """
-    lam, group = check_lam(lam), make_group(sync)
+    lam, group, estimate = check_lam(lam), make_group(sync), check_estimate(estimate)
     if layer is None:
         chosen = first_layers(model, example_input)
     else:
@@ -113,7 +125,7 @@ def apply(
     for name, module in chosen.items():
         check_supported(name, module)
     for module in chosen.values():
-        _convert(module, lam, group)
+        _convert(module, lam, group, estimate)
     return model
 
 
@@ -144,7 +156,7 @@ def remove(model: ModelT) -> ModelT:
             raise ValueError(msg)
     for module in layers.values():
         module.__class__ = plain_class(module)  # pyright: ignore[reportAttributeAccessIssue]
-        for name in ("_lam", "ranks", "accumulator"):
+        for name in ("_lam", "ranks", "accumulator", "estimator", "overlap"):
             vars(module).pop(name, None)
     return model
 
@@ -201,12 +213,16 @@ def split_parameters(
     return first, rest
 
 
-def _convert(layer: LayerT, lam: float, group: Group | None) -> LayerT:
+def _convert(
+    layer: LayerT, lam: float, group: Group | None, estimate: Estimate | None
+) -> LayerT:
     layer.__class__ = tract_class(layer)  # pyright: ignore[reportAttributeAccessIssue]
     converted = cast("TrActLayer", layer)
     converted.lam = lam
     if group is not None:
         converted.ranks = group
+    if estimate is not None:
+        converted.estimate = estimate
     return layer
 
 

@@ -1,6 +1,7 @@
 """What only an accelerator can show. Each test says why it was skipped without one.
 
-- Neither pass waits for the device (`test_no_synchronisation`).
+- Neither pass waits for the device (`test_no_synchronisation`), also with an estimate,
+  which no graph can hold (`test_estimates_do_not_wait_and_are_not_captured`).
 - A whole step can be captured and replayed as a CUDA graph, by hand, by
   `make_graphed_callables` and by torch.compile (`test_whole_step_is_captured`,
   `test_make_graphed_callables`, `test_compile`).
@@ -106,6 +107,23 @@ def test_no_synchronisation(pair) -> None:
         layer(x.detach().requires_grad_()).backward(grad_z)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_estimates_do_not_wait_and_are_not_captured(pair) -> None:
+    layer, x = pair
+    layer.estimate = trainact.Estimate(2, 0.5, 0.5)
+    grad_z = on_device(layer(x))
+    for _ in range(2):  # libraries load and allocate on the first calls
+        layer(x).backward(grad_z)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            layer(x).backward(grad_z)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    refused = pytest.raises(RuntimeError, match="inside a CUDA graph")
+    with refused, torch.cuda.graph(torch.cuda.CUDAGraph()):
+        layer(x + 1)
 
 
 def test_whole_step_is_captured(pair) -> None:

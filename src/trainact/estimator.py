@@ -1,0 +1,261 @@
+r"""What a layer under an `Estimate` keeps from call to call.
+
+Two forms, as in `trainact.factor`. With a running average, or over several ranks, the
+sums of products are kept, P x P whatever the number of rows. Otherwise the sampled rows
+are kept where they are fewer than their entries. Either way a gradient need not be a
+combination of the rows that the factor was made from, and that is never assumed.
+
+What is not finite is left out: products of a refresh that hold such a number are
+dropped whole, and rows that hold one count as zeros. Nothing waits for the device.
+
+Legend: G groups, N rows, P entries of a row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainact import rows
+from trainact.estimate import Estimate
+from trainact.factor import Factor, factorise, factorise_rows
+from trainact.geometry import Geometry
+from trainact.later import precondition_later
+from trainact.precision import full_precision, statistics_dtype
+from trainact.sync import Group, join_sums, refuse_what_cannot_work, split_sums
+from trainact.torch_internals import in_transform
+
+
+class Estimator:
+    """What a layer under an `Estimate` keeps from call to call, beside its state dict.
+
+    A copy or pickle of the layer takes it along. It starts anew where the layer's
+    geometry, the precision of its statistics or the device is another than before.
+
+    Args:
+        estimate: how to save.
+    """
+
+    def __init__(self, estimate: Estimate) -> None:
+        self.estimate = estimate
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: the next call makes its own statistics."""
+        self._calls = 0
+        self._valid_for: Any = None
+        self._latest: _Sums | _Rows | None = None
+
+    def precondition(
+        self,
+        weight: Tensor,
+        x: Tensor,
+        geometry: Geometry | None,
+        lam: float,
+        ranks: Group | None,
+        owner: nn.Module,
+    ) -> Tensor:
+        r"""Pass the weight on; its gradient will be preconditioned.
+
+        Over several ranks each of them must make this call, also one without rows.
+
+        Args:
+            weight: of the layer.
+            x: the layer's input; may be empty.
+            geometry: of the layer, or None for a linear one.
+            lam: :math:`\lambda`, at once: what was kept is factorised again for it.
+            ranks: that share statistics.
+            owner: the layer.
+
+        Returns:
+            The weight.
+        """
+        return _outside_of_graphs(self, weight, x, geometry, lam, ranks, owner)
+
+    @torch.no_grad()
+    def start(
+        self, x: Tensor, geometry: Geometry | None, lam: float, ranks: Group | None
+    ) -> Callable[[], Factor]:
+        r"""Count a call, and begin new statistics if it is their turn.
+
+        Args:
+            x: the layer's input.
+            geometry: of the layer, or None for a linear one.
+            lam: :math:`\lambda`.
+            ranks: that share statistics, more than one; or None.
+
+        Returns:
+            Waits for the other ranks and gives the call's factor.
+        """
+        entries = rows.count_entries(x, geometry)
+        valid_for = (geometry, entries, statistics_dtype(x), x.device)
+        if self._valid_for != valid_for:
+            self.forget()
+            self._valid_for = valid_for
+        turn, age = divmod(self._calls, self.estimate.every)
+        self._calls += 1
+        if self._latest is None or age == 0:
+            sampled = sample(x.detach(), geometry, self.estimate.fraction, turn)
+            with full_precision(x):
+                self._latest = self._refresh(sampled, geometry, ranks)
+        return partial(self._latest.factor, lam)
+
+    def _refresh(
+        self, x: Tensor, geometry: Geometry | None, ranks: Group | None
+    ) -> _Sums | _Rows:
+        num_rows, decay = rows.count_rows(x, geometry), self.estimate.decay
+        is_few = num_rows < rows.count_entries(x, geometry)
+        if is_few and decay == 0 and ranks is None:
+            return _Rows(rows.extract_rows(x, geometry))
+        products_GPP = rows.sum_products(x, geometry)
+        fresh = join_sums(products_GPP, num_rows)
+        work = None
+        if ranks is not None:
+            work = dist.all_reduce(fresh, group=ranks.group, async_op=True)
+        before = None
+        if isinstance(self._latest, _Sums):
+            before = self._latest.running()
+        shape, dtype = products_GPP.shape, statistics_dtype(x)
+        return _Sums(fresh, before, decay, work, shape, dtype)
+
+
+class _Statistics(ABC):
+    """Of one refresh, and the factor of the last λ that was asked for."""
+
+    _made: tuple[float, Factor] | None = None
+
+    def factor(self, lam: float) -> Factor:
+        if self._made is None or self._made[0] != lam:
+            self._made = lam, self.factorise(lam)
+        return self._made[1]
+
+    @abstractmethod
+    def factorise(self, lam: float) -> Factor: ...
+
+
+class _Rows(_Statistics):
+    """The rows themselves, fewer than their entries."""
+
+    def __init__(self, rows_GNP: Tensor) -> None:
+        is_finite_GN1 = rows_GNP.isfinite().all(-1, keepdim=True)
+        # A copy, too: the input's memory may be used again before the rows are.
+        self.rows_GNP = torch.where(is_finite_GN1, rows_GNP, 0)
+
+    def factorise(self, lam: float) -> Factor:
+        return factorise_rows(self.rows_GNP, lam, in_span=False)
+
+
+class _Sums(_Statistics):
+    """Running sums of products and rows, in one tensor as `join_sums` makes it."""
+
+    def __init__(
+        self,
+        fresh: Tensor,
+        before: Tensor | None,
+        decay: float,
+        work: Any,
+        shape: torch.Size,
+        dtype: torch.dtype,
+    ) -> None:
+        self._fresh: Tensor | None = fresh
+        self._running = torch.zeros_like(fresh) if before is None else before
+        self._decay = decay
+        self._work = work
+        self._shape = shape
+        self._dtype = dtype
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.running()  # a collective under way can be neither copied nor saved
+        return vars(self)
+
+    def running(self) -> Tensor:
+        """With this refresh's products, once the other ranks have sent theirs."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        if self._fresh is not None:
+            is_sound = self._fresh.isfinite().all() & (self._fresh[-1] > 0)
+            total = self._decay * self._running + self._fresh
+            self._running = torch.where(is_sound, total, self._running)
+            self._fresh = None
+        return self._running
+
+    def factorise(self, lam: float) -> Factor:
+        running = self.running()
+        gram_GPP = split_sums(running, self._shape)
+        # Before the first sound batch the input counts as white.
+        eye = torch.eye(self._shape[-1], dtype=running.dtype, device=running.device)
+        gram_GPP = torch.where(running[-1] > 0, gram_GPP, eye)
+        return factorise(gram_GPP, lam, self._dtype)
+
+
+def sample(x: Tensor, geometry: Geometry | None, fraction: float, turn: int) -> Tensor:
+    """Take evenly spaced images, or entries of a linear input's leading dimension.
+
+    Args:
+        x: the layer's input.
+        geometry: of the layer, or None for a linear one.
+        fraction: how many of them, in (0, 1]; at least one is taken.
+        turn: number of the refresh: each begins where the one before it did not.
+
+    Returns:
+        ``x`` itself if nothing is left out.
+    """
+    unbatched = 1 if geometry is None else geometry.num_spatial + 1
+    if fraction == 1 or x.ndim == unbatched:
+        return x
+    total = x.shape[0]
+    number = max(1, round(fraction * total))
+    if number >= total:
+        return x
+    # All images come up equally often: i -> (i total + first) / number, rounded down,
+    # and first runs over the multiples of number.
+    first = turn * number % total
+    index = (torch.arange(number, device=x.device) * total + first) // number
+    return x.index_select(0, index)
+
+
+def _precondition(
+    estimator: Estimator,
+    weight: Tensor,
+    x: Tensor,
+    geometry: Geometry | None,
+    lam: float,
+    ranks: Group | None,
+    owner: nn.Module,
+) -> Tensor:
+    _refuse_what_would_be_wrong(x)
+    if ranks is None or ranks.is_alone():
+        if x.numel() == 0:
+            return weight
+        ranks = None
+    else:
+        refuse_what_cannot_work()
+    start = partial(estimator.start, x, geometry, lam, ranks)
+    return precondition_later(weight, x, owner, start)
+
+
+# A graph would replay the factor of the call that it was made from.
+_outside_of_graphs: Any = torch.compiler.disable(_precondition)
+
+
+def _refuse_what_would_be_wrong(x: Tensor) -> None:
+    remedy = "set estimate=None for exact statistics (layer.estimate = None)"
+    if in_transform():
+        msg = (
+            "TrAct with estimate= keeps statistics from call to call, which a "
+            f"torch.func transform cannot do: {remedy}"
+        )
+        raise RuntimeError(msg)
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        msg = (
+            "TrAct with estimate= inside a CUDA graph would use the factor of the "
+            f"captured call forever: {remedy}"
+        )
+        raise RuntimeError(msg)
