@@ -72,6 +72,5 @@ def may_be_transformed() -> bool:
 
 def _add_zero(weight: Tensor, factor: Factor) -> Tensor:
     with torch.autocast(weight.device.type, enabled=False):
-        transposed = factor._replace(inner=factor.inner.mT)
-        product = apply_factor(weight, *transposed)
+        product = apply_factor(weight, factor.inner.mT, factor.basis, factor.outer)
         return weight.detach() + (product - product.detach())
