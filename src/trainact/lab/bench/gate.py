@@ -1,0 +1,174 @@
+r"""Right before fast: every arm's weight gradient against float64, on the timed input.
+
+The truth is formed sample by sample from explicit patches in float64: the ordinary
+gradient :math:`G = \nabla_z^\top X`, and :math:`G (X^\top X / b + \lambda I)^{-1}`. The
+tests compare it with `trainact.reference`. An arm is given the whole input that it will
+be timed on, since a small one may take another path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from trainact.lab.bench.arms import BASELINE, unfold
+from trainact.lab.bench.modes import Mode
+from trainact.lab.bench.workload import LayerInput
+
+# What the project promises in float32 for inputs of unit scale and lam = 0.1.
+FLOAT32_PROMISE = 1e-5
+
+# How many times further than the plain layer in the same mode an arm may be off: it
+# inherits that error, and the inverse amplifies it a little on nearly white inputs.
+OVER_PLAIN = 4.0
+
+# Rounding of the plain layer's own products, as the mode allows it.
+TF32_EPS = 2.0**-10
+CHUNK_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the weight's gradient should be.
+
+    Attributes:
+        plain: the ordinary one, float64, in the weight's shape.
+        tract: TrAct's, likewise.
+    """
+
+    plain: Tensor
+    tract: Tensor
+
+    def error(self, arm: str, grad: Tensor) -> float:
+        """Compare an arm's gradient.
+
+        Args:
+            arm: its name.
+            grad: its weight gradient.
+
+        Returns:
+            Norm of the difference over the norm of the truth.
+        """
+        truth = self.plain if arm.startswith(BASELINE) else self.tract
+        return float((grad.double() - truth).norm() / truth.norm())
+
+
+@torch.no_grad()
+def find_truth(layer: nn.Module, given: LayerInput, lam: float) -> Truth:
+    """Form both gradients in float64.
+
+    Args:
+        layer: the plain first layer.
+        given: its input and the gradient of its output.
+        lam: λ.
+
+    Returns:
+        The gradients. Cost: one unfolded chunk of at most `CHUNK_BYTES`.
+    """
+    groups, outputs, size = matrix_shape(layer)
+    eye_PP = torch.eye(size, dtype=torch.float64, device=given.x.device)
+    products_GPP = eye_PP.new_zeros(groups, size, size)
+    grad_GOP = eye_PP.new_zeros(groups, outputs, size)
+    num_rows = count_rows(layer, given.grad_z)
+    rows_of_one = num_rows // len(given.x)
+    samples = max(1, CHUNK_BYTES // (8 * groups * size * rows_of_one))
+    for x, grad_z in zip(
+        given.x.split(samples), given.grad_z.split(samples), strict=True
+    ):
+        rows_GNP = unfold(layer, x.double())
+        grad_GON = by_group(layer, grad_z.double())
+        products_GPP += rows_GNP.mT @ rows_GNP
+        grad_GOP += grad_GON @ rows_GNP
+    damped_GPP = products_GPP / num_rows + lam * eye_PP
+    tract_GOP = torch.linalg.solve(damped_GPP, grad_GOP.mT).mT
+    shape = weight_of(layer).shape
+    return Truth(grad_GOP.reshape(shape), tract_GOP.reshape(shape))
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """Read a layer's weight.
+
+    Args:
+        layer: the plain first layer.
+
+    Returns:
+        Its weight.
+    """
+    return cast("Tensor", layer.weight)
+
+
+def matrix_shape(layer: nn.Module) -> tuple[int, int, int]:
+    """See the weight as a matrix for each group.
+
+    Args:
+        layer: the plain first layer.
+
+    Returns:
+        (groups, outputs of a group, entries).
+    """
+    shape = weight_of(layer).shape
+    groups = 1 if isinstance(layer, nn.Linear) else cast("int", layer.groups)
+    return groups, shape[0] // groups, shape[1:].numel()
+
+
+def count_rows(layer: nn.Module, z: Tensor) -> int:
+    """Count the rows that a layer made of its input, the paper's b.
+
+    Args:
+        layer: the plain first layer.
+        z: what it returned, or the gradient of it.
+
+    Returns:
+        Batch x tokens, or batch x output positions.
+    """
+    return z.numel() // weight_of(layer).shape[0]
+
+
+def by_group(layer: nn.Module, grad_z: Tensor) -> Tensor:
+    """Write the gradient of the output as a matrix for each group.
+
+    Args:
+        layer: the plain first layer.
+        grad_z: ``[B, ..., O]`` of a linear layer, otherwise ``[B, O, *positions]``.
+
+    Returns:
+        ``[G, O / G, N]``.
+    """
+    if isinstance(layer, nn.Linear):
+        return grad_z.reshape(1, -1, grad_z.shape[-1]).mT
+    groups, outputs, _ = matrix_shape(layer)
+    return grad_z.movedim(1, 0).reshape(groups, outputs, -1)
+
+
+def tolerance(plain_error: float) -> float:
+    """Say how far an arm may be off.
+
+    Args:
+        plain_error: of vanilla's gradient in the same mode.
+
+    Returns:
+        The bound on the relative error.
+    """
+    return FLOAT32_PROMISE + OVER_PLAIN * plain_error
+
+
+def plain_tolerance(mode: Mode, device: torch.device) -> float:
+    """Say how far the plain layer itself may be off.
+
+    Args:
+        mode: how it is run.
+        device: where.
+
+    Returns:
+        A few roundings of the format in which the mode lets it multiply.
+    """
+    if mode.bf16:
+        eps = torch.finfo(torch.bfloat16).eps
+    elif device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+        eps = TF32_EPS
+    else:
+        eps = torch.finfo(torch.float32).eps
+    return FLOAT32_PROMISE + OVER_PLAIN * eps
