@@ -12,6 +12,20 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from trainact.lab.bench.plot import save_plot
+from trainact.lab.bench.records import BenchRecord, bench_file, latest
+from trainact.lab.bench.tables import (
+    BRIEF_COLUMNS,
+    LAYER_COLUMNS,
+    SCALING_COLUMNS,
+    STEP_COLUMNS,
+    brief_rows,
+    layer_rows,
+    markdown,
+    notes,
+    scaling_rows,
+    step_rows,
+)
 from trainact.lab.plots import save_curves
 from trainact.lab.records import Record, RecordFile
 from trainact.lab.report import Arm, summarise
@@ -21,7 +35,8 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CURVES = ROOT / "docs" / "compare.png"
 COMPARISONS = ("cifar10-10k", "digits")
-STEPS = ROOT / "records" / "benchmarks" / "steps-cpu.jsonl"
+STEPS = sorted((ROOT / "records" / "benchmarks").glob("steps-*.jsonl"))
+PERFORMANCE = ROOT / "docs" / "performance.md"
 WAYS = ROOT / "docs" / "ways-of-training.md"
 EXACTNESS = ROOT / "records" / "benchmarks" / "exactness.jsonl"
 
@@ -51,35 +66,74 @@ def compare_section() -> str:
     return "\n".join([*lines, NOTE])
 
 
+def load_steps(path: Path) -> list[BenchRecord]:
+    """Read one device's benchmark, the last record of everything."""
+    records, warnings = bench_file(path).read()
+    if warnings:
+        sys.exit("\n".join(warnings))
+    return latest(records)
+
+
 def steps_section() -> str:
-    """Table of whole training steps."""
-    records = [json.loads(line) for line in STEPS.read_text().splitlines()]
-    lines = [
-        "Whole training steps, ratio to vanilla: median of interleaved rounds [95 % "
-        "interval of the median]. `vanilla again` is the same model twice: what the "
-        "machine's noise looks like.",
-        "",
-        "| case | arm | ratio | quartiles | ms |",
-        "| --- | --- | ---: | ---: | ---: |",
-    ]
-    for record in records:
-        for arm, row in record["arms"].items():
-            if arm != "vanilla":
-                lines.append(
-                    f"| {record['case']} | {arm} | {row['ratio_median']:.3f} "
-                    f"[{row['median_low_95']:.3f}, {row['median_high_95']:.3f}] | "
-                    f"{row['ratio_p25']:.3f} to {row['ratio_p75']:.3f} | "
-                    f"{row['median_ms']:.0f} |"
-                )
+    """Table of whole training steps in float32."""
+    lines: list[str] = []
+    for path in STEPS:
+        records = [r for r in load_steps(path) if r.mode.name == "eager-fp32"]
+        rows = brief_rows(records)
+        lines += [*markdown(BRIEF_COLUMNS, rows, left=2), "", where(records, path), ""]
+    if not any("gpu" in path.name for path in STEPS):
+        lines += ["Not measured on a GPU yet.", ""]
+    return "\n".join(lines[:-1])
+
+
+def where(records: list[BenchRecord], path: Path) -> str:
+    """The machine, the software and the command."""
     last = records[-1]
-    rounds = " / ".join(str(record["rounds"]) for record in records)
-    lines += [
-        "",
-        f"{rounds} rounds, torch {last['torch']}, {last['device']}, "
-        f"{last['threads']} threads; `make bench`, from "
-        f"`{STEPS.relative_to(ROOT)}`. Not measured on a GPU yet.",
-    ]
-    return "\n".join(lines)
+    rounds = sorted({record.rounds for record in records})
+    return (
+        f"{last.device}, {last.threads} threads, torch {last.versions['torch']}, "
+        f"{' or '.join(map(str, rounds))} rounds, λ = {last.lam:g}; `{last.command}` "
+        f"at {(last.commit or 'no commit')[:7]}, from `{path.relative_to(ROOT)}`."
+    )
+
+
+def picture_of(path: Path) -> Path:
+    return PERFORMANCE.with_name(path.stem.replace("steps", "performance") + ".png")
+
+
+def performance_section() -> str:
+    """All tables and plots, one part for each file of records."""
+    lines: list[str] = []
+    for path in STEPS:
+        records = load_steps(path)
+        cases = [record for record in records if record.axis is None]
+        last = records[-1]
+        gigabytes = last.ceilings.bytes_per_s / 1e9
+        lines += [
+            f"## {last.device}",
+            "",
+            where(records, path),
+            f"Measured ceilings: {gigabytes:.1f} GB/s, "
+            f"{last.ceilings.flops / 1e9:,.0f} GFLOP/s in float32.",
+            "",
+            f"![steps, extra time, scaling]({picture_of(path).name})",
+            "",
+            "### Whole training steps",
+            "",
+            *markdown(STEP_COLUMNS, step_rows(cases)),
+            "",
+            "### The first layer alone",
+            "",
+            *markdown(LAYER_COLUMNS, layer_rows(cases)),
+            "",
+            *(f"- {note}" for note in notes(cases)),
+            "",
+            "### Scaling of the layer's extra time",
+            "",
+            *markdown(SCALING_COLUMNS, scaling_rows(records), left=3),
+            "",
+        ]
+    return "\n".join(lines[:-1])
 
 
 def errors() -> dict[str, str]:
@@ -103,8 +157,9 @@ def errors() -> dict[str, str]:
     off = [100 * r["error"] for r in records if r["row"] == "ddp, sync=False"]
     cells["ranks"] = f"up to {max(off):.0f} %"
     last = records[-1]
+    torch = last.get("versions", last)["torch"]
     cells["setting"] = (
-        f"`{last['command']}`, torch {last['torch']}, {last['device']}; from "
+        f"`{last['command']}`, torch {torch}, {last['device']}; from "
         f"`{EXACTNESS.relative_to(ROOT)}`"
     )
     return cells
@@ -126,11 +181,17 @@ def generate() -> dict[Path, str]:
     for name, cell in errors().items():
         if f"<!-- {name}: begin -->" in ways:
             ways = fill(ways, name, cell, gap="")
-    return {README: fill(readme, "steps", steps_section()), WAYS: ways}
+    return {
+        README: fill(readme, "steps", steps_section()),
+        WAYS: ways,
+        PERFORMANCE: fill(
+            PERFORMANCE.read_text(), "performance", performance_section()
+        ),
+    }
 
 
 def draw() -> None:
-    """Draw all committed comparisons in one picture."""
+    """Draw all committed comparisons in one picture, and each device's benchmark."""
     report: dict[str, list[Arm]] = {}
     titles: list[str] = []
     for name in COMPARISONS:
@@ -140,6 +201,8 @@ def draw() -> None:
             titles.append(title(arms, records))
     CURVES.parent.mkdir(exist_ok=True)
     save_curves(report, titles, CURVES)
+    for path in STEPS:
+        save_plot(load_steps(path), picture_of(path))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ be timed on, since a small one may take another path.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -155,20 +156,26 @@ def tolerance(plain_error: float) -> float:
     return FLOAT32_PROMISE + OVER_PLAIN * plain_error
 
 
-def plain_tolerance(mode: Mode, device: torch.device) -> float:
+def plain_tolerance(mode: Mode, rows: int, device: torch.device) -> float:
     """Say how far the plain layer itself may be off.
+
+    Its factors are rounded to the format in which the mode lets it multiply. Its sum
+    over b rows of random sign is of the order of the root of b; added up one by one in
+    float32, so is its rounding in units of that sum.
 
     Args:
         mode: how it is run.
+        rows: b.
         device: where.
 
     Returns:
-        A few roundings of the format in which the mode lets it multiply.
+        The bound on the relative error.
     """
+    eps = torch.finfo(torch.float32).eps
     if mode.bf16:
-        eps = torch.finfo(torch.bfloat16).eps
+        factors = torch.finfo(torch.bfloat16).eps
     elif device.type == "cuda" and torch.backends.cudnn.allow_tf32:
-        eps = TF32_EPS
+        factors = TF32_EPS
     else:
-        eps = torch.finfo(torch.float32).eps
-    return FLOAT32_PROMISE + OVER_PLAIN * eps
+        factors = eps
+    return FLOAT32_PROMISE + OVER_PLAIN * (factors + eps * math.sqrt(rows))

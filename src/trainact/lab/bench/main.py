@@ -22,6 +22,7 @@ from trainact.lab.bench.tables import (
     SCALING_COLUMNS,
     STEP_COLUMNS,
     layer_rows,
+    notes,
     plain,
     scaling_rows,
     step_rows,
@@ -105,6 +106,7 @@ def _show(record: BenchRecord, show: TextIO) -> None:
         _write(show, "", *plain(STEP_COLUMNS, steps))
     if record.axis is None:
         _write(show, "", *plain(LAYER_COLUMNS, layer_rows([record])), "")
+    _write(show, *notes([record]))
 
 
 def _finish(options: BenchOptions, records: list[BenchRecord], show: TextIO) -> None:
@@ -137,5 +139,5 @@ def _machine(device: torch.device) -> str:
 
 
 def _write(stream: TextIO, *lines: str) -> None:
-    stream.write("\n".join(lines) + "\n")
+    stream.write("".join(f"{line}\n" for line in lines))
     stream.flush()

@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainact.lab import environment
 from trainact.lab.bench import gate
 from trainact.lab.bench.arms import BASELINE, ArmUnavailableError
-from trainact.lab.bench.floor import Floor, find_floor, measure_ceilings
+from trainact.lab.bench.floor import find_floor, measure_ceilings
 from trainact.lab.bench.profile import count_launches, peak_bytes
-from trainact.lab.bench.records import ArmResult, BenchRecord
+from trainact.lab.bench.records import SKIPPED, WRONG, ArmResult, BenchRecord
 from trainact.lab.bench.timing import attempt, choose_calls, describe, interleave
 from trainact.lab.bench.workload import (
     Action,
@@ -69,7 +69,9 @@ def measure(job: Job, device: torch.device, say: Say) -> BenchRecord:
     layer = baseline.plain
     entrants = [_Entrant(BASELINE, baseline), *_enter_others(job, device)]
     say("checking gradients")
-    _check(entrants, job, given, gate.find_truth(layer, given, job.lam))
+    rows = gate.count_rows(layer, given.grad_z)
+    bound = gate.plain_tolerance(job.mode, rows, device)
+    _check(entrants, given, gate.find_truth(layer, given, job.lam), bound)
     say(f"the layer alone, {job.rounds} rounds")
     _measure(entrants, job, "layer", lambda w: partial(w.layer_pass, given), device)
     _count(entrants, given, device)
@@ -84,14 +86,14 @@ def measure(job: Job, device: torch.device, say: Say) -> BenchRecord:
         batch=job.batch,
         sample=job.case.sample,
         layer=repr(layer),
-        rows=gate.count_rows(layer, given.grad_z),
+        rows=rows,
         entries=gate.matrix_shape(layer)[2],
         mode=job.mode,
         lam=job.lam,
         seed=job.seed,
         rounds=job.rounds,
         arms=tuple(ArmResult(arm=e.arm, **e.values) for e in entrants),
-        floor=_find_floor(layer, given, device),
+        floor=find_floor(given.x.nbytes, rows, gate.matrix_shape(layer), device),
         ceilings=measure_ceilings(device),
         **setting,
     )
@@ -106,7 +108,7 @@ def _enter_others(job: Job, device: torch.device) -> list[_Entrant]:
         try:
             entrant.workload = Workload(job, arm, device)
         except ArmUnavailableError as error:
-            entrant.fail(f"skipped: {error}")
+            entrant.fail(f"{SKIPPED}: {error}")
         except Exception as error:  # whatever an arm raises is that arm's result
             entrant.fail(describe(error))
         entrants.append(entrant)
@@ -114,10 +116,9 @@ def _enter_others(job: Job, device: torch.device) -> list[_Entrant]:
 
 
 def _check(
-    entrants: list[_Entrant], job: Job, given: LayerInput, truth: gate.Truth
+    entrants: list[_Entrant], given: LayerInput, truth: gate.Truth, bound: float
 ) -> None:
     """Put the arms that are wrong out of the race."""
-    bound = gate.plain_tolerance(job.mode, given.x.device)
     for entrant in entrants:
         workload = entrant.workload
         if workload is None:
@@ -132,7 +133,7 @@ def _check(
         is_finite = error < float("inf")
         entrant.values |= {"error": error if is_finite else None, "tolerance": bound}
         if not error <= bound:
-            entrant.fail(f"WRONG: error {error:.2g}")
+            entrant.fail(f"{WRONG}: error {error:.2g}")
         elif entrant.arm == BASELINE:
             bound = gate.tolerance(error)
 
@@ -174,8 +175,3 @@ def _count(entrants: list[_Entrant], given: LayerInput, device: torch.device) ->
         if entrant.workload is not None:
             action = partial(entrant.workload.layer_pass, given)
             entrant.values["launches"] = count_launches(action, device)
-
-
-def _find_floor(layer: nn.Module, given: LayerInput, device: torch.device) -> Floor:
-    rows = gate.count_rows(layer, given.grad_z)
-    return find_floor(given.x.nbytes, rows, gate.matrix_shape(layer), device)

@@ -53,7 +53,11 @@ def _rest(names: tuple[str, ...]) -> tuple[Case, ...]:
     return tuple(case for name, case in CASES.items() if name not in names)
 
 
-SCALING = tuple(scaling_cases())
+_SCALING = Part(
+    tuple(scaling_cases()),
+    layer_only=True,
+    arms=tuple(arm for arm in ARM_NAMES if arm != "vanilla-again"),
+)
 
 # What matters most comes first, since --minutes may end a suite early.
 SUITES = {
@@ -65,12 +69,12 @@ SUITES = {
         Part(_of(_SMALL), rounds=30),
         Part(_of(_LARGE), rounds=16),
         Part(_rest((*_SMALL, *_LARGE)), rounds=20, layer_only=True),
-        Part(SCALING, rounds=15, layer_only=True),
+        _SCALING,
     ),
     "gpu": (
         Part(_of(_STEPS), rounds=20, modes=("eager-fp32", "eager-bf16")),
         Part(_rest(_STEPS), rounds=20, layer_only=True),
-        Part(SCALING, rounds=10, layer_only=True),
+        _SCALING,
         Part(_of(_LARGE), rounds=20, modes=("compiled-bf16",), arms=_COMPILED_ARMS),
     ),
 }
@@ -130,13 +134,13 @@ def _parts(options: BenchOptions) -> tuple[Part, ...]:
     elif options.model is not None:
         cases = (_own_case(options.model, options),)
     elif options.scaling:
-        cases = SCALING
+        return (replace(_SCALING, modes=options.modes),)
     else:
         return tuple(
             replace(part, cases=tuple(case.with_batch(batch) for case in part.cases))
             for part in SUITES[options.suite or "quick"]
         )
-    return (Part(cases, layer_only=options.scaling, modes=options.modes),)
+    return (Part(cases, modes=options.modes),)
 
 
 def _own_case(name: str, options: BenchOptions) -> Case:

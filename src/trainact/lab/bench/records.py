@@ -13,6 +13,10 @@ from trainact.lab.records import LineFile
 
 SCHEMA = 1
 
+# How a problem begins that is not an exception.
+WRONG = "WRONG"
+SKIPPED = "skipped"
+
 
 @dataclass(frozen=True)
 class ArmResult:

@@ -16,7 +16,7 @@ GPU_FACTOR = 16  # a GPU needs larger batches before its time says something
 ROWS = (1024, 2048, 4096, 8192, 16384)
 ENTRIES = (48, 96, 192, 384, 768)
 BATCHES = (1, 2, 4, 8, 16)
-KERNELS = (1, 2, 4, 8, 16)
+KERNELS = (1, 2, 3, 5, 8)
 AXES = ("rows", "entries", "batch", "kernel")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainact.lab.bench.arms import BASELINE
-from trainact.lab.bench.records import BenchRecord
+from trainact.lab.bench.records import SKIPPED, WRONG, BenchRecord
 from trainact.lab.bench.scaling import AXES
 from trainact.lab.bench.summary import ArmSummary, Spread, exponent, summarise
 
@@ -32,6 +32,14 @@ LAYER_COLUMNS = (
     "extra MB",
     "launches",
     "error",
+)
+BRIEF_COLUMNS = (
+    "case",
+    "arm",
+    "whole step, ratio to vanilla",
+    "the layer's extra ms",
+    "of the step",
+    "its extra MB",
 )
 SCALING_COLUMNS = ("axis", "arm", "extra ms at each point", "exponent")
 NONE = "-"
@@ -60,7 +68,7 @@ def _labels(record: BenchRecord, arm: ArmSummary) -> tuple[str, ...]:
 
 def _step_cells(arm: ArmSummary) -> tuple[str, ...]:
     if arm.step_ms is None:
-        return (arm.problem or NONE, *(NONE,) * 4)
+        return (_outcome(arm), *(NONE,) * 4)
     spread = arm.ratio if arm.arm != BASELINE else None
     return (
         _with_interval(spread, 3),
@@ -90,7 +98,7 @@ def layer_rows(records: Sequence[BenchRecord]) -> Rows:
 def _layer_cells(arm: ArmSummary) -> tuple[str, ...]:
     error = NONE if arm.error is None else f"{arm.error:.1e}"
     if arm.layer_ms is None:
-        return (arm.problem or NONE, *(NONE,) * 5, error)
+        return (_outcome(arm), *(NONE,) * 5, error)
     is_other = arm.arm != BASELINE
     return (
         f"{arm.layer_ms.p50:.3g}",
@@ -101,6 +109,50 @@ def _layer_cells(arm: ArmSummary) -> tuple[str, ...]:
         NONE if arm.launches is None else str(arm.launches),
         error,
     )
+
+
+def _outcome(arm: ArmSummary) -> str:
+    """What stands in place of a figure; the rest is in the notes."""
+    problem = arm.problem or NONE
+    if problem.startswith(WRONG) or problem == NONE:
+        return problem
+    return SKIPPED if problem.startswith(SKIPPED) else "failed"
+
+
+def brief_rows(records: Sequence[BenchRecord]) -> Rows:
+    """Write what a reader wants to know first, of cases with whole steps.
+
+    Args:
+        records: of cases, all in the same mode.
+
+    Returns:
+        One text per column of `BRIEF_COLUMNS`.
+    """
+    rows: Rows = []
+    for record in records:
+        for arm in summarise(record):
+            if arm.arm != BASELINE and any(one.step_s for one in record.arms):
+                ratio = _outcome(arm) if arm.step_ms is None else _step_cells(arm)[0]
+                extra, share, _, megabytes = _layer_cells(arm)[1:5]
+                rows.append((record.name, arm.arm, ratio, extra, share, megabytes))
+    return rows
+
+
+def notes(records: Sequence[BenchRecord]) -> list[str]:
+    """Say why figures are missing.
+
+    Args:
+        records: of cases.
+
+    Returns:
+        A line for each arm that has not all of them.
+    """
+    return [
+        f"{record.name}, {record.mode.name}, {arm.arm}: {arm.problem}"
+        for record in records
+        for arm in record.arms
+        if arm.problem
+    ]
 
 
 def scaling_rows(records: Sequence[BenchRecord]) -> Rows:
