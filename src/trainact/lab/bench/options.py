@@ -57,7 +57,7 @@ class BenchOptions:
     """Measure how the layer's extra time grows with rows, entries, batch and kernel
     size, instead of cases."""
 
-    suite: Literal["quick", "cpu", "gpu"] | None = None
+    suite: Literal["cpu", "gpu"] | None = None
     """Everything that the committed records hold, for a CPU or for a GPU."""
 
     rounds: int | None = None

@@ -59,12 +59,10 @@ _SCALING = Part(
     arms=tuple(arm for arm in ARM_NAMES if arm != "vanilla-again"),
 )
 
+_QUICK = (Part(_of(_SMALL)), Part(_of(("resnet50-224",)), layer_only=True))
+
 # What matters most comes first, since --minutes may end a suite early.
 SUITES = {
-    "quick": (
-        Part(_of(_SMALL)),
-        Part(_of(("resnet50-224",)), layer_only=True),
-    ),
     "cpu": (
         Part(_of(_SMALL), rounds=30),
         Part(_of(_LARGE), rounds=16),
@@ -125,6 +123,10 @@ def _check(options: BenchOptions) -> None:
         raise LabError(f"{' and '.join(given)} say different things: give one of them")
     if options.model is None and (options.layer or options.image_size):
         raise LabError("--layer and --image-size are for --model: cases have their own")
+    if options.batch_size and (options.scaling or options.suite):
+        raise LabError("--batch-size is for cases and --model: the rest has its own")
+    if options.suite and options.modes != BenchOptions.modes:
+        raise LabError("--modes is not for --suite, whose cases have their own")
 
 
 def _parts(options: BenchOptions) -> tuple[Part, ...]:
@@ -135,10 +137,16 @@ def _parts(options: BenchOptions) -> tuple[Part, ...]:
         cases = (_own_case(options.model, options),)
     elif options.scaling:
         return (replace(_SCALING, modes=options.modes),)
+    elif options.suite is not None:
+        return SUITES[options.suite]
     else:
         return tuple(
-            replace(part, cases=tuple(case.with_batch(batch) for case in part.cases))
-            for part in SUITES[options.suite or "quick"]
+            replace(
+                part,
+                cases=tuple(case.with_batch(batch) for case in part.cases),
+                modes=options.modes,
+            )
+            for part in _QUICK
         )
     return (Part(cases, modes=options.modes),)
 
