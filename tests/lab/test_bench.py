@@ -234,6 +234,14 @@ def test_bf16_and_channels_last(bench: Bench) -> None:
     assert arms["unfold"]["problem"] is None
 
 
+@pytest.mark.slow
+def test_compiled(bench: Bench) -> None:
+    arms = ("--arms", "trainact", "--modes", "compiled-fp32", "--json")
+    outcome = bench("--cases", "tiny", "--rounds", "2", "--layer-only", *arms)
+    assert outcome.code == 0, outcome.err
+    assert arms_of(outcome)["trainact"]["error"] < 1e-5
+
+
 def test_a_model_of_ones_own(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +260,52 @@ def test_a_model_of_ones_own(
     # Fewer rows than entries: the dual form, also of the floor.
     assert (record.batch, record.rows, record.entries) == (7, 7, 48)
     assert record.layer == "Linear(in_features=48, out_features=10, bias=True)"
+
+
+class Same(nn.Conv2d):
+    """Adds its border itself, more on one side."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(input, (0, 1, 0, 1)))
+
+
+class Standardised(nn.Conv2d):
+    """Computes with another weight than its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight - self.weight.mean(), self.bias)
+
+
+@pytest.mark.parametrize("stem", [Same, Standardised])
+def test_subclasses(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stem: type[nn.Conv2d]
+) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(stem(3, 4, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    monkeypatch.setitem(CASES, "odd", Case("odd", build, "0", (3, 8, 8), 4, 4))
+    outcome = bench("--cases", "odd", "--rounds", "2", "--arms", "trainact")
+    if stem is Same:
+        assert outcome.code == 0, outcome.out
+        (record,) = read(tmp_path)
+        assert (record.rows, record.entries) == (256, 12)
+    else:
+        assert outcome.code == 1
+        assert "a Standardised, does not multiply its input by its" in outcome.out
+
+
+def test_video_in_channels_last(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Conv3d(3, 4, 2), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+
+    monkeypatch.setitem(CASES, "video", Case("video", build, "0", (3, 3, 5, 5), 2, 2))
+    arms = ("--arms", "trainact", "unfold", "--channels-last")
+    assert bench("--cases", "video", "--rounds", "2", *arms).code == 0
+    (record,) = read(tmp_path)
+    assert (record.mode.channels_last, record.rows) == (True, 64)
+    assert not any(arm.problem for arm in record.arms)
 
 
 def test_scaling(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from benchmarks import readme
 from tests.cases import oracle_gradient
 from tests.tolerances import ORACLE_RTOL, relative_error
+from trainact.geometry import conv_geometry
 from trainact.lab.bench import floor, gate
 from trainact.lab.bench.cases import CASES, find_case
 from trainact.lab.bench.floor import Ceilings, Floor, find_floor
@@ -63,11 +64,14 @@ def test_truth_is_the_reference(
     x = torch.randn(shape, dtype=torch.float64)
     layer.zero_grad()
     z = layer(x)
-    given = LayerInput(x, torch.randn_like(z))
-    z.backward(given.grad_z)
-    truth = gate.find_truth(layer, given, 0.1)
+    grad_z = torch.randn_like(z)
+    z.backward(grad_z)
+    geometry = None if isinstance(layer, nn.Linear) else conv_geometry(layer)
+    given = LayerInput(x, grad_z, x, geometry, layer.weight)
+    assert given.matrix_shape[0] == getattr(layer, "groups", 1)
+    truth = gate.find_truth(given, 0.1)
     assert relative_error(truth.plain, layer.weight.grad) < ORACLE_RTOL
-    oracle = oracle_gradient(layer, x, given.grad_z, 0.1)
+    oracle = oracle_gradient(layer, x, grad_z, 0.1)
     assert relative_error(truth.tract, oracle) < ORACLE_RTOL
     assert truth.error("vanilla-again", truth.plain) == 0
     assert truth.error("trainact", truth.plain) > 0.01

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainact.lab.bench.arms import BASELINE, unfold
+from trainact.diagnostics import gradient_rows
+from trainact.lab.bench.arms import BASELINE
 from trainact.lab.bench.modes import Mode
 from trainact.lab.bench.workload import LayerInput
+from trainact.rows import extract_rows
 
 # What the project promises in float32 for inputs of unit scale and lam = 0.1.
 FLOAT32_PROMISE = 1e-5
@@ -58,90 +59,33 @@ class Truth:
 
 
 @torch.no_grad()
-def find_truth(layer: nn.Module, given: LayerInput, lam: float) -> Truth:
+def find_truth(given: LayerInput, lam: float) -> Truth:
     """Form both gradients in float64.
 
     Args:
-        layer: the plain first layer.
-        given: its input and the gradient of its output.
+        given: the layer's input and the gradient of its output.
         lam: λ.
 
     Returns:
         The gradients. Cost: one unfolded chunk of at most `CHUNK_BYTES`.
     """
-    groups, outputs, size = matrix_shape(layer)
+    groups, outputs, size = given.matrix_shape
     eye_PP = torch.eye(size, dtype=torch.float64, device=given.x.device)
     products_GPP = eye_PP.new_zeros(groups, size, size)
     grad_GOP = eye_PP.new_zeros(groups, outputs, size)
-    num_rows = count_rows(layer, given.grad_z)
-    rows_of_one = num_rows // len(given.x)
-    samples = max(1, CHUNK_BYTES // (8 * groups * size * rows_of_one))
+    bytes_of_one = 8 * groups * size * given.num_rows // len(given.x)
+    samples = max(1, CHUNK_BYTES // bytes_of_one)
     for x, grad_z in zip(
-        given.x.split(samples), given.grad_z.split(samples), strict=True
+        given.mapped.split(samples), given.grad_z.split(samples), strict=True
     ):
-        rows_GNP = unfold(layer, x.double())
-        grad_GON = by_group(layer, grad_z.double())
+        rows_GNP = extract_rows(x.double(), given.geometry)
+        grad_GNO = gradient_rows(grad_z.double(), given.geometry)
         products_GPP += rows_GNP.mT @ rows_GNP
-        grad_GOP += grad_GON @ rows_GNP
-    damped_GPP = products_GPP / num_rows + lam * eye_PP
+        grad_GOP += grad_GNO.mT @ rows_GNP
+    damped_GPP = products_GPP / given.num_rows + lam * eye_PP
     tract_GOP = torch.linalg.solve(damped_GPP, grad_GOP.mT).mT
-    shape = weight_of(layer).shape
+    shape = given.weight.shape
     return Truth(grad_GOP.reshape(shape), tract_GOP.reshape(shape))
-
-
-def weight_of(layer: nn.Module) -> Tensor:
-    """Read a layer's weight.
-
-    Args:
-        layer: the plain first layer.
-
-    Returns:
-        Its weight.
-    """
-    return cast("Tensor", layer.weight)
-
-
-def matrix_shape(layer: nn.Module) -> tuple[int, int, int]:
-    """See the weight as a matrix for each group.
-
-    Args:
-        layer: the plain first layer.
-
-    Returns:
-        (groups, outputs of a group, entries).
-    """
-    shape = weight_of(layer).shape
-    groups = 1 if isinstance(layer, nn.Linear) else cast("int", layer.groups)
-    return groups, shape[0] // groups, shape[1:].numel()
-
-
-def count_rows(layer: nn.Module, z: Tensor) -> int:
-    """Count the rows that a layer made of its input, the paper's b.
-
-    Args:
-        layer: the plain first layer.
-        z: what it returned, or the gradient of it.
-
-    Returns:
-        Batch x tokens, or batch x output positions.
-    """
-    return z.numel() // weight_of(layer).shape[0]
-
-
-def by_group(layer: nn.Module, grad_z: Tensor) -> Tensor:
-    """Write the gradient of the output as a matrix for each group.
-
-    Args:
-        layer: the plain first layer.
-        grad_z: ``[B, ..., O]`` of a linear layer, otherwise ``[B, O, *positions]``.
-
-    Returns:
-        ``[G, O / G, N]``.
-    """
-    if isinstance(layer, nn.Linear):
-        return grad_z.reshape(1, -1, grad_z.shape[-1]).mT
-    groups, outputs, _ = matrix_shape(layer)
-    return grad_z.movedim(1, 0).reshape(groups, outputs, -1)
 
 
 def tolerance(plain_error: float) -> float:

@@ -60,18 +60,17 @@ def measure(job: Job, device: torch.device, say: Say) -> BenchRecord:
         LabError: if the case itself cannot be run.
     """
     setting = environment.describe(device)
+    say("checking gradients")
     try:
         images = make_images(job, device)
         baseline = Workload(job, BASELINE, device)
         given = capture(baseline, images, job.seed)
+        truth = gate.find_truth(given, job.lam)
     except Exception as error:  # a model may raise anything
         raise LabError(f"{job.name} cannot be run: {first_line(error)}") from error
-    layer = baseline.plain
     entrants = [_Entrant(BASELINE, baseline), *_enter_others(job, device)]
-    say("checking gradients")
-    rows = gate.count_rows(layer, given.grad_z)
-    bound = gate.plain_tolerance(job.mode, rows, device)
-    _check(entrants, given, gate.find_truth(layer, given, job.lam), bound)
+    bound = gate.plain_tolerance(job.mode, given.num_rows, device)
+    _check(entrants, given, truth, bound)
     say(f"the layer alone, {job.rounds} rounds")
     _measure(entrants, job, "layer", lambda w: partial(w.layer_pass, given), device)
     _count(entrants, given, device)
@@ -85,15 +84,15 @@ def measure(job: Job, device: torch.device, say: Say) -> BenchRecord:
         value=job.case.value,
         batch=job.batch,
         sample=job.case.sample,
-        layer=repr(layer),
-        rows=rows,
-        entries=gate.matrix_shape(layer)[2],
+        layer=repr(baseline.plain),
+        rows=given.num_rows,
+        entries=given.matrix_shape[2],
         mode=job.mode,
         lam=job.lam,
         seed=job.seed,
         rounds=job.rounds,
         arms=tuple(ArmResult(arm=e.arm, **e.values) for e in entrants),
-        floor=find_floor(given.x.nbytes, rows, gate.matrix_shape(layer), device),
+        floor=find_floor(given.x.nbytes, given.num_rows, given.matrix_shape, device),
         ceilings=measure_ceilings(device),
         **setting,
     )
@@ -150,14 +149,12 @@ def _measure(
     for entrant in entrants:
         if entrant.workload is None:
             continue
-        action = action_of(entrant.workload)
-        problem = attempt(lambda action=action: [action() for _ in range(WARM_UP)])
+        action, clear = action_of(entrant.workload), entrant.workload.clear
+        problem = attempt(partial(_warm_up, entrant, what, action, clear, device))
         if problem is not None:
             entrant.fail(problem)
-            continue
-        actions[entrant.arm] = action
-        clear = entrant.workload.clear
-        entrant.values[f"{what}_bytes"] = peak_bytes(action, clear, device)
+        else:
+            actions[entrant.arm] = action
     first = next(iter(actions.values()), None)
     calls = choose_calls(first, device) if first else 1
     seconds, problems = interleave(actions, job.rounds, device, job.seed, calls)
@@ -168,6 +165,14 @@ def _measure(
             entrant.fail(problems[entrant.arm])
         if entrant.workload is not None:
             entrant.workload.clear()
+
+
+def _warm_up(
+    entrant: _Entrant, what: str, action: Action, clear: Action, device: torch.device
+) -> None:
+    for _ in range(WARM_UP):
+        action()
+    entrant.values[f"{what}_bytes"] = peak_bytes(action, clear, device)
 
 
 def _count(entrants: list[_Entrant], given: LayerInput, device: torch.device) -> None:

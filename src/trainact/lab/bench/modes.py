@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from trainact.lab.bench.options import MODE_NAMES
 from trainact.lab.errors import LabError, did_you_mean
 
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -62,19 +64,18 @@ class Mode:
         """
         return torch.compile(module) if self.compiled else module
 
-    def lay_out(self, value: Any) -> Any:
-        """Bring images or a model with 2-D convolutions into the mode's layout.
+    def lay_out(self, tensor: Tensor) -> Tensor:
+        """Bring images, videos or the weights of convolutions into the mode's layout.
 
         Args:
-            value: a tensor or a module.
+            tensor: of any number of dimensions.
 
         Returns:
-            It, converted where that means something.
+            It, converted where it has two or three spatial dimensions.
         """
-        is_image = not isinstance(value, Tensor) or value.ndim == 4
-        if self.channels_last and is_image:
-            return value.to(memory_format=torch.channels_last)
-        return value
+        if self.channels_last and tensor.ndim in _CHANNELS_LAST:
+            return tensor.to(memory_format=_CHANNELS_LAST[tensor.ndim])
+        return tensor
 
 
 def find_mode(name: str, channels_last: bool = False) -> Mode:

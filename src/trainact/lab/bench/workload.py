@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from trainact import rows
+from trainact.calls import LinearCalls
+from trainact.geometry import Geometry
 from trainact.lab.bench.arms import ARMS
 from trainact.lab.bench.cases import Case
 from trainact.lab.bench.modes import Mode
@@ -59,10 +62,28 @@ class LayerInput:
     Attributes:
         x: its input.
         grad_z: random, in the shape and dtype of its output.
+        mapped: what its linear map is given: x itself, or x with a border.
+        geometry: of the linear map, or None for a linear layer.
+        weight: its weight.
     """
 
     x: Tensor
     grad_z: Tensor
+    mapped: Tensor
+    geometry: Geometry | None
+    weight: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the unfolded batch, the paper's b."""
+        return rows.count_rows(self.mapped, self.geometry)
+
+    @property
+    def matrix_shape(self) -> tuple[int, int, int]:
+        """The weight as (groups, outputs of a group, entries)."""
+        groups = 1 if self.geometry is None else self.geometry.groups
+        entries = rows.count_entries(self.mapped, self.geometry)
+        return groups, self.weight.shape[0] // groups, entries
 
 
 class Workload:
@@ -81,7 +102,9 @@ class Workload:
         self.plain = model.get_submodule(job.case.layer)
         self.weight: Any = self.plain.weight
         model = ARMS[arm](model, job.case.layer, job.lam)
-        self.model = job.mode.lay_out(model.to(device).train())
+        self.model = model.to(device).train()
+        for parameter in self.model.parameters():
+            parameter.data = job.mode.lay_out(parameter.data)
         self._layer = self.model.get_submodule(job.case.layer)
         self._call_model = job.mode.compile(self.model)
         self._call_layer = job.mode.compile(self._layer)
@@ -168,7 +191,8 @@ def capture(vanilla: Workload, images: Tensor, seed: int) -> LayerInput:
         The layer's input and a gradient of its output.
 
     Raises:
-        LabError: if the forward pass does not reach the layer.
+        LabError: if the forward pass does not reach the layer, or what that computes
+            is not the product of its input with its weight.
     """
     seen: list[Tensor] = []
 
@@ -186,8 +210,23 @@ def capture(vanilla: Workload, images: Tensor, seed: int) -> LayerInput:
         handle.remove()
     if not seen:
         raise LabError("the forward pass does not call the first layer: see --layer")
+    maps: list[tuple[Tensor, Tensor, Geometry | None]] = []
+
+    def note(weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
+        maps.append((weight, x, geometry))
+        return weight
+
+    with torch.no_grad(), LinearCalls(note):
+        vanilla.plain(seen[0])
+    if len(maps) != 1 or maps[0][0] is not vanilla.weight:
+        raise LabError(
+            f"the first layer, a {type(vanilla.plain).__name__}, does not multiply its "
+            "input by its own weight once, so bench cannot say what its gradient "
+            "should be: measure another --layer"
+        )
     with torch.no_grad():
         z = vanilla.call_layer(seen[0])
     generator = torch.Generator().manual_seed(seed)
-    grad_z = torch.randn(z.shape, generator=generator)
-    return LayerInput(seen[0], torch.empty_like(z).copy_(grad_z))
+    grad_z = torch.empty_like(z).copy_(torch.randn(z.shape, generator=generator))
+    weight, mapped, geometry = maps[0]
+    return LayerInput(seen[0], grad_z, mapped, geometry, weight)
