@@ -36,6 +36,7 @@ README = ROOT / "README.md"
 CURVES = ROOT / "docs" / "compare.png"
 COMPARISONS = ("cifar10-10k", "digits")
 STEPS = sorted((ROOT / "records" / "benchmarks").glob("steps-*.jsonl"))
+UNMEASURED = "Not measured yet with this version: `make bench`, then `make readme`."
 PERFORMANCE = ROOT / "docs" / "performance.md"
 WAYS = ROOT / "docs" / "ways-of-training.md"
 EXACTNESS = ROOT / "records" / "benchmarks" / "exactness.jsonl"
@@ -76,6 +77,8 @@ def load_steps(path: Path) -> list[BenchRecord]:
 
 def steps_section() -> str:
     """Table of whole training steps in float32."""
+    if not STEPS:
+        return UNMEASURED
     lines: list[str] = []
     for path in STEPS:
         records = [r for r in load_steps(path) if r.mode.name == "eager-fp32"]
@@ -103,6 +106,8 @@ def picture_of(path: Path) -> Path:
 
 def performance_section() -> str:
     """All tables and plots, one part for each file of records."""
+    if not STEPS:
+        return UNMEASURED
     lines: list[str] = []
     for path in STEPS:
         records = load_steps(path)

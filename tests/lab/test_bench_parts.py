@@ -81,7 +81,8 @@ def test_tolerances_grow_with_what_the_mode_allows() -> None:
     bounds = [gate.plain_tolerance(Mode(bf16=bf16), 10**4, CPU) for bf16 in (0, 1)]
     assert 1e-5 < bounds[0] < 1e-4 < bounds[1] < 0.1
     assert gate.plain_tolerance(Mode(), 10**6, CPU) > bounds[0]
-    assert gate.tolerance(0.0) == gate.FLOAT32_PROMISE
+    assert gate.tolerance("trainact", 0.0) == gate.FLOAT32_PROMISE
+    assert gate.tolerance("unfold", 1e-3) == pytest.approx(4.1e-3)
 
 
 def test_interleaving_runs_one_of_each_per_round_and_drops_what_raises() -> None:

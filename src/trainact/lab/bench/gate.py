@@ -15,13 +15,17 @@ import torch
 from torch import Tensor
 
 from trainact.diagnostics import gradient_rows
-from trainact.lab.bench.arms import BASELINE
+from trainact.lab.bench.arms import BASELINE, MUST_WORK
 from trainact.lab.bench.modes import Mode
 from trainact.lab.bench.workload import LayerInput
 from trainact.rows import extract_rows
 
 # What the project promises in float32 for inputs of unit scale and lam = 0.1.
 FLOAT32_PROMISE = 1e-5
+
+# Others promised nothing: torch-tract's dual form subtracts two nearly equal matrices,
+# and is off by 1.1e-5 for one patch embedding of 392 rows and 768 entries.
+OTHERS_PROMISE = 1e-4
 
 # How many times further than the plain layer in the same mode an arm may be off: it
 # inherits that error, and the inverse amplifies it a little on nearly white inputs.
@@ -88,16 +92,18 @@ def find_truth(given: LayerInput, lam: float) -> Truth:
     return Truth(grad_GOP.reshape(shape), tract_GOP.reshape(shape))
 
 
-def tolerance(plain_error: float) -> float:
+def tolerance(arm: str, plain_error: float) -> float:
     """Say how far an arm may be off.
 
     Args:
+        arm: its name.
         plain_error: of vanilla's gradient in the same mode.
 
     Returns:
         The bound on the relative error.
     """
-    return FLOAT32_PROMISE + OVER_PLAIN * plain_error
+    promise = FLOAT32_PROMISE if arm in MUST_WORK else OTHERS_PROMISE
+    return promise + OVER_PLAIN * plain_error
 
 
 def plain_tolerance(mode: Mode, rows: int, device: torch.device) -> float:

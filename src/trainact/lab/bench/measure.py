@@ -69,8 +69,8 @@ def measure(job: Job, device: torch.device, say: Say) -> BenchRecord:
     except Exception as error:  # a model may raise anything
         raise LabError(f"{job.name} cannot be run: {first_line(error)}") from error
     entrants = [_Entrant(BASELINE, baseline), *_enter_others(job, device)]
-    bound = gate.plain_tolerance(job.mode, given.num_rows, device)
-    _check(entrants, given, truth, bound)
+    plain_bound = gate.plain_tolerance(job.mode, given.num_rows, device)
+    _check(entrants, given, truth, plain_bound)
     say(f"the layer alone, {job.rounds} rounds")
     _measure(entrants, job, "layer", lambda w: partial(w.layer_pass, given), device)
     _count(entrants, given, device)
@@ -115,9 +115,10 @@ def _enter_others(job: Job, device: torch.device) -> list[_Entrant]:
 
 
 def _check(
-    entrants: list[_Entrant], given: LayerInput, truth: gate.Truth, bound: float
+    entrants: list[_Entrant], given: LayerInput, truth: gate.Truth, plain_bound: float
 ) -> None:
     """Put the arms that are wrong out of the race."""
+    plain_error = 0.0
     for entrant in entrants:
         workload = entrant.workload
         if workload is None:
@@ -128,13 +129,15 @@ def _check(
             entrant.fail(problem or "the weight got no gradient")
             continue
         error = truth.error(entrant.arm, grad)
+        is_plain = entrant.arm == BASELINE
+        bound = plain_bound if is_plain else gate.tolerance(entrant.arm, plain_error)
         # A record is JSON, which has no NaN: what is not finite is left out.
         is_finite = error < float("inf")
         entrant.values |= {"error": error if is_finite else None, "tolerance": bound}
         if not error <= bound:
             entrant.fail(f"{WRONG}: error {error:.2g}")
-        elif entrant.arm == BASELINE:
-            bound = gate.tolerance(error)
+        elif is_plain:
+            plain_error = error
 
 
 def _measure(

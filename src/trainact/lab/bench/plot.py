@@ -95,6 +95,9 @@ def _draw_curves(panel: Axes, records: Sequence[BenchRecord], axis: str) -> None
         above = [(value, extra.p50) for value, extra in points if extra.p50 > 0]
         if above and not arm.startswith(BASELINE):
             panel.loglog(*zip(*above, strict=True), "o-", color=_COLOURS[arm], ms=3)
+            values = [value for value, _ in above]
+            panel.set_xticks(values, [str(value) for value in values], fontsize=8)
+    panel.minorticks_off()
     panel.set_xlabel(axis)
     panel.set_ylabel("extra ms")
     panel.grid(alpha=0.3)
