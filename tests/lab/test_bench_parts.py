@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import readme
 from tests.cases import oracle_gradient
 from tests.tolerances import ORACLE_RTOL, relative_error
 from trainact.geometry import conv_geometry
@@ -315,6 +314,9 @@ def test_scaling_table_and_plot(tmp_path: Path) -> None:
 def test_pages_are_made_from_the_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    readme = pytest.importorskip(
+        "benchmarks.readme", reason="the benchmarks are in the repository only"
+    )
     path = tmp_path / "steps-abacus.jsonl"
     for record in (make_bench_record(), *scaling_records()):
         bench_file(path).append(record)

@@ -84,17 +84,17 @@ def summarise(record: BenchRecord) -> list[ArmSummary]:
 def _summarise_arm(
     arm: ArmResult, vanilla: ArmResult, record: BenchRecord
 ) -> ArmSummary:
-    extra_ms = spread(
-        [1e3 * (own - base) for own, base in zip(arm.layer_s, vanilla.layer_s)]  # noqa: B905
-    )
-    extra_ms = None if arm is vanilla else extra_ms
+    extra_ms = None
+    if arm is not vanilla:
+        pairs = _pairs(arm.layer_s, vanilla.layer_s)
+        extra_ms = spread([1e3 * (own - base) for own, base in pairs])
     step_s = statistics.median(vanilla.step_s) if vanilla.step_s else None
     return ArmSummary(
         arm=arm.arm,
         problem=arm.problem,
         error=arm.error,
         step_ms=spread([1e3 * seconds for seconds in arm.step_s]),
-        ratio=spread([own / base for own, base in zip(arm.step_s, vanilla.step_s)]),  # noqa: B905
+        ratio=spread([own / base for own, base in _pairs(arm.step_s, vanilla.step_s)]),
         layer_ms=spread([1e3 * seconds for seconds in arm.layer_s]),
         extra_ms=extra_ms,
         share=extra_ms.p50 / (1e3 * step_s) if extra_ms and step_s else None,
@@ -104,6 +104,11 @@ def _summarise_arm(
         layer_growth=_difference(arm.layer_bytes, vanilla.layer_bytes),
         launches=arm.launches,
     )
+
+
+def _pairs(own: Sequence[float], base: Sequence[float]) -> list[tuple[float, float]]:
+    """Round by round; nothing where either arm was not measured."""
+    return list(zip(own, base, strict=True)) if own and base else []
 
 
 def _difference(own: int | None, base: int | None) -> int | None:
