@@ -38,12 +38,12 @@ tests: .venv/dev
 doctests: .venv/dev
 	$(BIN)/pytest -q --doctest-modules src/trainact
 
-bench: .venv/dev ## measure whole training steps on this machine (takes minutes)
-	$(BIN)/python -m benchmarks.steps $(ARGS)
+bench: .venv/dev ## measure what TrAct costs on this machine (about 20 minutes)
+	$(BIN)/trainact bench --suite cpu --out records/benchmarks/steps-cpu.jsonl $(ARGS)
 
-gpu: ## run the GPU tests and the step benchmark with this machine's own torch
+gpu: ## run the GPU tests and the GPU benchmark with this machine's own torch
 	PYTHONPATH=src $(PYTHON) -m pytest -q -m gpu -rs tests
-	PYTHONPATH=src $(PYTHON) -m benchmarks.steps --device cuda --out $(or $(OUT),runs)/steps-gpu.jsonl
+	PYTHONPATH=src $(PYTHON) -m trainact.lab.bench gpu $(or $(OUT),runs)/steps-gpu.jsonl 4
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

@@ -21,7 +21,7 @@ import torchvision
 from torch import nn
 
 import trainact
-from benchmarks.steps import environment
+from trainact.lab.environment import describe
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "torchvision resnet50": torchvision.models.resnet50,
@@ -62,7 +62,7 @@ def main() -> None:
             "found": list(trainact.first_layers(build())),
             "structure_ms": measure(model, None, arguments.rounds),
             "followed_ms": measure(model, torch.zeros(1, 3, 224, 224), 11),
-            **environment(torch.device("cpu")),
+            **describe(torch.device("cpu")),
         }
         records.append(record)
         structure, followed = record["structure_ms"], record["followed_ms"]

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import trainact
-from benchmarks.steps import environment
 from tests.tolerances import relative_error
 from trainact import Estimate
 from trainact.estimator import Estimator
@@ -37,6 +36,7 @@ from trainact.geometry import Geometry, conv_geometry
 from trainact.lab.data import ImageData, load_data
 from trainact.lab.data.images import stratified_subset
 from trainact.lab.defaults import default_batch_size, default_lr
+from trainact.lab.environment import describe
 from trainact.lab.models import build_model
 from trainact.lab.task import MOMENTUM, Normalise
 from trainact.rows import count_entries, count_rows
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/estimates.jsonl"))
     arguments = parser.parse_args()
-    setting = environment(torch.device("cpu"))
+    setting = describe(torch.device("cpu"))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with arguments.out.open("w") as file:
         for problem in problems(arguments.images):

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 import trainact
-from benchmarks.steps import environment
 from tests.cases import oracle_gradient
 from tests.contract.table import WAYS
 from tests.contract.test_ways import outcome
@@ -27,6 +26,7 @@ from tests.distributed import problems, test_ddp, test_deferred_ranks, test_fsdp
 from tests.distributed.processes import run
 from tests.tolerances import relative_error
 from trainact.lab.data import load_data
+from trainact.lab.environment import describe
 
 LAM = 0.1
 SIZES = ([6, 6], [9, 3], [0, 12], [3, 0, 5, 4])
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/exactness.jsonl"))
     arguments = parser.parse_args()
     torch.use_deterministic_algorithms(True)
-    setting = environment(torch.device("cpu"))
+    setting = describe(torch.device("cpu"))
     with arguments.out.open("w") as file:
         for measured in (ways(), ranks(), micro_batches(arguments.images)):
             for record in measured:

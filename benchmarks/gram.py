@@ -22,6 +22,7 @@ import torch
 from trainact.cost import cheapest_dim
 from trainact.geometry import Geometry, make_geometry
 from trainact.gram import tiled_products
+from trainact.lab.environment import describe
 from trainact.shifts import shifted_products
 
 # name -> (input, kernel_size, stride, padding, dilation, groups)
@@ -112,15 +113,13 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    from benchmarks.steps import environment
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    origin = environment(torch.device("cpu"))
+    origin = describe(torch.device("cpu"))
     for name in arguments.settings:
         record = measure(name, arguments.rounds)
         best = min(record["ms"].values())

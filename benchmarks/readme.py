@@ -6,15 +6,25 @@ python -m benchmarks.readme [--check]
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import statistics
 import sys
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
-from trainact import Estimate
+from benchmarks.sections import errors, estimates_section, gram_section
+from trainact.lab.bench.plot import save_plot
+from trainact.lab.bench.records import BenchRecord, bench_file, latest
+from trainact.lab.bench.tables import (
+    BRIEF_COLUMNS,
+    LAYER_COLUMNS,
+    SCALING_COLUMNS,
+    STEP_COLUMNS,
+    brief_rows,
+    layer_rows,
+    markdown,
+    notes,
+    scaling_rows,
+    step_rows,
+)
 from trainact.lab.plots import save_curves
 from trainact.lab.records import Record, RecordFile
 from trainact.lab.report import Arm, summarise
@@ -24,11 +34,12 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CURVES = ROOT / "docs" / "compare.png"
 COMPARISONS = ("cifar10-10k", "digits")
-STEPS = ROOT / "records" / "benchmarks" / "steps-cpu.jsonl"
+STEPS = sorted((ROOT / "records" / "benchmarks").glob("steps-*.jsonl"))
+UNMEASURED = "Not measured yet with this version: `make bench`, then `make readme`."
+PERFORMANCE = ROOT / "docs" / "performance.md"
 WAYS = ROOT / "docs" / "ways-of-training.md"
 CHEAPER = ROOT / "docs" / "cheaper-statistics.md"
-ESTIMATES = ROOT / "records" / "benchmarks" / "estimates.jsonl"
-EXACTNESS = ROOT / "records" / "benchmarks" / "exactness.jsonl"
+STATISTICS = ROOT / "docs" / "statistics.md"
 
 
 def load_comparison(name: str) -> tuple[dict[str, list[Arm]], list[Record]]:
@@ -56,115 +67,78 @@ def compare_section() -> str:
     return "\n".join([*lines, NOTE])
 
 
+def load_steps(path: Path) -> list[BenchRecord]:
+    """Read one device's benchmark, the last record of everything."""
+    records, warnings = bench_file(path).read()
+    if warnings:
+        sys.exit("\n".join(warnings))
+    return latest(records)
+
+
 def steps_section() -> str:
-    """Table of whole training steps."""
-    records = [json.loads(line) for line in STEPS.read_text().splitlines()]
-    lines = [
-        "Whole training steps, ratio to vanilla: median of interleaved rounds [95 % "
-        "interval of the median]. `vanilla again` is the same model twice: what the "
-        "machine's noise looks like.",
-        "",
-        "| case | arm | ratio | quartiles | ms |",
-        "| --- | --- | ---: | ---: | ---: |",
-    ]
-    for record in records:
-        for arm, row in record["arms"].items():
-            if arm != "vanilla":
-                lines.append(
-                    f"| {record['case']} | {arm} | {row['ratio_median']:.3f} "
-                    f"[{row['median_low_95']:.3f}, {row['median_high_95']:.3f}] | "
-                    f"{row['ratio_p25']:.3f} to {row['ratio_p75']:.3f} | "
-                    f"{row['median_ms']:.0f} |"
-                )
-    last = records[-1]
-    rounds = " / ".join(str(record["rounds"]) for record in records)
-    lines += [
-        "",
-        f"{rounds} rounds, torch {last['torch']}, {last['device']}, "
-        f"{last['threads']} threads; `make bench`, from "
-        f"`{STEPS.relative_to(ROOT)}`. Not measured on a GPU yet.",
-    ]
-    return "\n".join(lines)
-
-
-def errors() -> dict[str, str]:
-    """Largest error of each way of training by dtype, and where they come from."""
-    records = [json.loads(line) for line in EXACTNESS.read_text().splitlines()]
-    worst: dict[str, dict[str, float]] = defaultdict(dict)
-    by_stem: dict[str, list[float]] = defaultdict(list)
-    for record in records:
-        row, dtype, error = record["row"], record["dtype"], record["error"]
-        worst[row][dtype] = max(error, worst[row].get(dtype, 0.0))
-        if row == "own statistics":
-            by_stem[record["stem"]].append(100 * error)
-    cells = {
-        row: ", ".join(f"{dtype} {error:.0e}" for dtype, error in of_row.items())
-        for row, of_row in worst.items()
-    }
-    cells["micro-batches"] = ", ".join(
-        f"{min(percent):.0f} to {max(percent):.0f} % ({stem})"
-        for stem, percent in by_stem.items()
-    )
-    off = [100 * r["error"] for r in records if r["row"] == "ddp, sync=False"]
-    cells["ranks"] = f"up to {max(off):.0f} %"
-    last = records[-1]
-    cells["setting"] = (
-        f"`{last['command']}`, torch {last['torch']}, {last['device']}; from "
-        f"`{EXACTNESS.relative_to(ROOT)}`"
-    )
-    return cells
-
-
-def estimates_section() -> str:
-    """A table for each problem on which cheaper statistics were measured."""
-    records = [json.loads(line) for line in ESTIMATES.read_text().splitlines()]
-    by_problem: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for record in records:
-        by_problem[f"{record['model']} on {record['data']}"].append(record)
+    """Table of whole training steps in float32."""
+    if not STEPS:
+        return UNMEASURED
     lines: list[str] = []
-    for problem, rows in by_problem.items():
-        first = rows[0]
-        share = first["exact_ms"] / first["vanilla_step_ms"]
-        lines += [
-            f"**{problem}: {first['entries']:,} entries, {first['rows']:,} rows a "
-            f"batch, {first['images']:,} images, {first['epochs']} epochs; exact "
-            f"statistics take {100 * share:.1f} % of a vanilla step**",
-            "",
-            "| statistics | error of the update: median | largest | time of the "
-            "statistics | final accuracy |",
-            "| --- | ---: | ---: | ---: | ---: |",
-            *map(estimate_row, rows),
-            "",
-        ]
+    for path in STEPS:
+        records = [r for r in load_steps(path) if r.mode.name == "eager-fp32"]
+        rows = brief_rows(records)
+        lines += [*markdown(BRIEF_COLUMNS, rows, left=2), "", where(records, path), ""]
+    if not any("gpu" in path.name for path in STEPS):
+        lines += ["Not measured on a GPU yet.", ""]
+    return "\n".join(lines[:-1])
+
+
+def where(records: list[BenchRecord], path: Path) -> str:
+    """The machine, the software and the command."""
     last = records[-1]
-    lines.append(
-        f"{len(last['accuracy'])} seeds; `{last['command']}`, torch {last['torch']}, "
-        f"{last['device']}, {last['threads']} thread; from "
-        f"`{ESTIMATES.relative_to(ROOT)}`."
+    rounds = sorted({record.rounds for record in records})
+    return (
+        f"{last.device}, {last.threads} threads, torch {last.versions['torch']}, "
+        f"{' or '.join(map(str, rounds))} rounds, λ = {last.lam:g}; `{last.command}` "
+        f"at {(last.commit or 'no commit')[:7]}, from `{path.relative_to(ROOT)}`."
     )
-    return "\n".join(lines)
 
 
-def estimate_row(record: dict[str, Any]) -> str:
-    """One setting: its name, and what was measured of it."""
-    setting, accuracy = record["setting"], record["accuracy"]
-    reached = f"{statistics.mean(accuracy):.3f} ± {statistics.stdev(accuracy):.3f}"
-    if isinstance(setting, str):
-        name = {"vanilla": "none (vanilla)", "exact": "exact"}[setting]
-        cells = ["-", "-", "-"] if setting == "vanilla" else ["0 %", "0 %", "1"]
-    else:
-        plain = Estimate()
-        name = ", ".join(
-            f"{key}={value:g}"
-            for key, value in setting.items()
-            if value != getattr(plain, key)
-        )
-        cells = [
-            f"{100 * record['error_median']:.0f} %",
-            f"{100 * record['error_max']:.0f} %",
-            f"{record['time']:.2f}",
+def picture_of(path: Path) -> Path:
+    return PERFORMANCE.with_name(path.stem.replace("steps", "performance") + ".png")
+
+
+def performance_section() -> str:
+    """All tables and plots, one part for each file of records."""
+    if not STEPS:
+        return UNMEASURED
+    lines: list[str] = []
+    for path in STEPS:
+        records = load_steps(path)
+        cases = [record for record in records if record.axis is None]
+        last = records[-1]
+        gigabytes = last.ceilings.bytes_per_s / 1e9
+        lines += [
+            f"## {last.device}",
+            "",
+            where(records, path),
+            f"Measured ceilings: {gigabytes:.1f} GB/s, "
+            f"{last.ceilings.flops / 1e9:,.0f} GFLOP/s in float32.",
+            "",
+            f"![steps, extra time, scaling]({picture_of(path).name})",
+            "",
+            "### Whole training steps",
+            "",
+            *markdown(STEP_COLUMNS, step_rows(cases)),
+            "",
+            "### The first layer alone",
+            "",
+            *markdown(LAYER_COLUMNS, layer_rows(cases)),
+            "",
+            *(f"- {note}" for note in notes(cases)),
+            "",
+            "### Scaling of the layer's extra time",
+            "",
+            *markdown(SCALING_COLUMNS, scaling_rows(records), left=3),
+            "",
         ]
-    return f"| {' | '.join([name, *cells, reached])} |"
+    return "\n".join(lines[:-1])
 
 
 def fill(text: str, name: str, content: str, gap: str = "\n") -> str:
@@ -183,13 +157,19 @@ def generate() -> dict[Path, str]:
     for name, cell in errors().items():
         if f"<!-- {name}: begin -->" in ways:
             ways = fill(ways, name, cell, gap="")
-    cheaper = fill(CHEAPER.read_text(), "estimates", estimates_section())
-    readme = fill(readme, "steps", steps_section())
-    return {README: readme, WAYS: ways, CHEAPER: cheaper}
+    return {
+        README: fill(readme, "steps", steps_section()),
+        WAYS: ways,
+        CHEAPER: fill(CHEAPER.read_text(), "estimates", estimates_section()),
+        STATISTICS: fill(STATISTICS.read_text(), "gram", gram_section()),
+        PERFORMANCE: fill(
+            PERFORMANCE.read_text(), "performance", performance_section()
+        ),
+    }
 
 
 def draw() -> None:
-    """Draw all committed comparisons in one picture."""
+    """Draw all committed comparisons in one picture, and each device's benchmark."""
     report: dict[str, list[Arm]] = {}
     titles: list[str] = []
     for name in COMPARISONS:
@@ -199,6 +179,8 @@ def draw() -> None:
             titles.append(title(arms, records))
     CURVES.parent.mkdir(exist_ok=True)
     save_curves(report, titles, CURVES)
+    for path in STEPS:
+        save_plot(load_steps(path), picture_of(path))
 
 
 def main() -> None:

@@ -37,6 +37,11 @@ class Command:
 
 
 COMMANDS = {
+    "bench": Command(
+        summary="measure what TrAct costs in time and memory, on cases or your model",
+        options="trainact.lab.bench.options:BenchOptions",
+        main="trainact.lab.bench.main:main",
+    ),
     "compare": Command(
         summary="train the same model with several methods and compare them",
         options="trainact.lab.options:CompareOptions",
@@ -57,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default the process's own.
 
     Returns:
-        The exit code: 0, 2 for bad input, 130 after Ctrl-C.
+        The exit code: 0, 1 where `bench` found something broken, 2 for bad input,
+        130 after Ctrl-C.
     """
     _tolerate_any_encoding()
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -104,7 +104,7 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
     x, geometry = _check(layer, x, grad_z)
     with torch.no_grad(), full_precision(x):
         rows_GNP = rows.extract_rows(x.detach(), geometry).double()
-        grad_GNO = _gradient_rows(grad_z, geometry).double()
+        grad_GNO = gradient_rows(grad_z, geometry).double()
         num_rows = rows_GNP.shape[1]
         values_GP, vectors_GPP = torch.linalg.eigh(rows_GNP.mT @ rows_GNP / num_rows)
         values_GP = values_GP.clamp(min=0)
@@ -167,8 +167,16 @@ def _check(
     return calls[0]
 
 
-def _gradient_rows(grad_z: Tensor, geometry: Geometry | None) -> Tensor:
-    """The gradient in the layout of the rows, ``[G, N, O]``."""
+def gradient_rows(grad_z: Tensor, geometry: Geometry | None) -> Tensor:
+    """Write the gradient of a layer's output in the layout of its input's rows.
+
+    Args:
+        grad_z: of the output's shape.
+        geometry: of the layer, or None for a linear one.
+
+    Returns:
+        ``[G, N, O]``, O the outputs of a group.
+    """
     if geometry is None:
         return grad_z.reshape(1, -1, grad_z.shape[-1])
     batched = grad_z if grad_z.ndim == geometry.num_spatial + 2 else grad_z[None]

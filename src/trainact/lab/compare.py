@@ -11,8 +11,9 @@ from rich.console import Console
 
 from trainact.lab.config import RunConfig
 from trainact.lab.data import ImageData, load_data
+from trainact.lab.devices import resolve_device
 from trainact.lab.errors import LabError, describe_os_error
-from trainact.lab.grid import build_grid, resolve_device
+from trainact.lab.grid import build_grid
 from trainact.lab.options import CompareOptions
 from trainact.lab.probe import probe
 from trainact.lab.progress import ComparisonProgress, describe, make_console

@@ -9,13 +9,15 @@ import re
 import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import trainact
 
-_DISTRIBUTIONS = ("trainact", "torch", "lightning", "torchvision", "timm")
+_DISTRIBUTIONS = ("torch", "lightning", "torchvision", "timm", "torch_tract")
 
 
 def hide_home(text: str) -> str:
@@ -35,9 +37,32 @@ def command_line() -> str:
     """Say how this program was called.
 
     Returns:
-        ``trainact`` and its arguments, quoted for a shell.
+        ``trainact`` (or ``python -m`` and a module) and its arguments, quoted for a
+        shell.
     """
-    return hide_home(shlex.join(["trainact", *sys.argv[1:]]))
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = "trainact" if spec is None else spec.name.removesuffix(".__main__")
+    program = ["trainact"] if module == "trainact" else ["python", "-m", module]
+    return hide_home(shlex.join([*program, *sys.argv[1:]]))
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Collect what a reader needs to judge a measurement.
+
+    Args:
+        device: where it takes place.
+
+    Returns:
+        Fields of a record: device, threads, versions, commit, started, command.
+    """
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "commit": git_commit(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(),
+    }
 
 
 @functools.cache
@@ -49,6 +74,7 @@ def versions() -> dict[str, str]:
     """
     found = {name: _version(name) for name in _DISTRIBUTIONS}
     return {
+        "trainact": trainact.__version__,  # also where it runs from a checkout
         **found,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

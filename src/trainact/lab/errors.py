@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -47,3 +48,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def check_positive(option: str, value: float | None) -> None:
+    """Refuse a number that makes no sense.
+
+    Args:
+        option: as typed, such as ``--epochs``.
+        value: what was given; None where nothing was.
+
+    Raises:
+        LabError: if it is not a finite number above 0.
+    """
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise LabError(f"{option} {value}: give a finite number above 0")

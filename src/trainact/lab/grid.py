@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from itertools import product
 from typing import TypeVar
 
-import torch
-
 from trainact.lab.config import RunConfig
 from trainact.lab.defaults import default_batch_size, default_lr
+from trainact.lab.devices import resolve_device
 from trainact.lab.environment import hide_home
-from trainact.lab.errors import LabError
+from trainact.lab.errors import LabError, check_positive
 from trainact.lab.methods import find_method
 from trainact.lab.models import resolve_model
 from trainact.lab.options import CompareOptions
@@ -86,60 +84,13 @@ def check_numbers(options: CompareOptions) -> None:
     Raises:
         LabError: if one is not a finite number above 0, or a seed out of range.
     """
-    _check_positive("--epochs", options.epochs)
-    _check_positive("--batch-size", options.batch_size)
-    _check_positive("--limit", options.limit)
-    _check_positive("--image-size", options.image_size)
-    _check_positive("--lr", options.lr)
+    check_positive("--epochs", options.epochs)
+    check_positive("--batch-size", options.batch_size)
+    check_positive("--limit", options.limit)
+    check_positive("--image-size", options.image_size)
+    check_positive("--lr", options.lr)
     for lam in options.lam:
-        _check_positive("--lam", lam)
+        check_positive("--lam", lam)
     for seed in options.seeds:
         if not 0 <= seed <= _MAX_SEED:
             raise LabError(f"--seeds {seed}: a seed lies between 0 and {_MAX_SEED}")
-
-
-def _check_positive(option: str, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise LabError(f"{option} {value}: give a finite number above 0")
-
-
-def resolve_device(name: str, precision: str) -> torch.device:
-    """Find the device that a name means on this machine.
-
-    Args:
-        name: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        precision: to be used on it.
-
-    Returns:
-        The device.
-
-    Raises:
-        LabError: if the machine has no such device, or it cannot do the precision.
-    """
-    available = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    device = _parse_device(name)
-    if device.type not in available or (device.index or 0) >= available[device.type]:
-        found = ", ".join(f"{count} {kind}" for kind, count in available.items())
-        raise LabError(
-            f"--device {name}: not on this machine (found {found}); use --device auto"
-        )
-    if device.type == "cpu" and precision == "16-mixed":
-        raise LabError(
-            "--precision 16-mixed needs a GPU: on a CPU use 32 or bf16-mixed"
-        )
-    return device
-
-
-def _parse_device(name: str) -> torch.device:
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise LabError(
-            f"--device {name!r} is not a device: give auto, cpu, cuda, cuda:1 or mps"
-        ) from error

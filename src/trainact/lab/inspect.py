@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -12,18 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import trainact
 from trainact.lab.data import ImageData, load_data
 from trainact.lab.errors import LabError, first_line
-from trainact.lab.models import SOURCES, build_model, resolve_model
 from trainact.lab.options import InspectOptions
+from trainact.lab.subject import NUM_CLASSES, build_named, find_layers
 from trainact.lab.survey import MAX_ENTRIES, Survey, survey
 from trainact.lab.task import Normalise
-from trainact.wrap import resolve_layer
 
 BATCH = 32
-DEFAULT_SIZE = 224
-NUM_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -85,65 +80,19 @@ def _prepare(options: InspectOptions) -> _Subject:
         data = load_data(
             options.data, options.data_dir, options.image_size, options.images
         )
-    model, shape = _build(options, data)
+    torch.manual_seed(0)
+    model, shape = build_named(
+        options.model,
+        options.image_size,
+        data.image_shape if data else None,
+        data.num_classes if data else NUM_CLASSES,
+    )
     if data is not None:
         batches = list(_batches(data, options.pixels))
     else:
         batches = [torch.zeros(1, *shape)]
-    layers, found_by = _find(options, model, batches[0][:1])
+    layers, found_by = find_layers(model, batches[0][:1], options.model, options.layer)
     return _Subject(model, batches, data is not None, layers, found_by)
-
-
-def _build(
-    options: InspectOptions, data: ImageData | None
-) -> tuple[nn.Module, tuple[int, int, int]]:
-    torch.manual_seed(0)
-    source, _, name = options.model.partition(":")
-    if name and source not in SOURCES:
-        size = options.image_size or DEFAULT_SIZE
-        return _call(source, name), (3, size, size)
-    resolved = resolve_model(options.model)
-    shape = data.image_shape if data else _declared_size(resolved, options.image_size)
-    classes = data.num_classes if data else NUM_CLASSES
-    return build_model(resolved, shape, classes), shape
-
-
-def _declared_size(resolved: str, size: int | None) -> tuple[int, int, int]:
-    """Of the images that the model was made for."""
-    if size is None and resolved.startswith("timm:"):
-        import timm
-
-        config = timm.get_pretrained_cfg(resolved.removeprefix("timm:"))
-        if config is not None:
-            channels, height, width = config.input_size
-            return channels, height, width
-    side = size or DEFAULT_SIZE
-    return 3, side, side
-
-
-def _call(module: str, name: str) -> nn.Module:
-    """A model of the user's own."""
-    where = f"model {module}:{name}"
-    sys.path.insert(0, "")
-    try:
-        model: Any = getattr(importlib.import_module(module), name)()
-    except ModuleNotFoundError as error:
-        raise LabError(
-            f"{where}: there is no module {error.name!r}; a source of models is "
-            f"{' or '.join(SOURCES)}"
-        ) from error
-    except AttributeError as error:
-        raise LabError(f"{where}: {first_line(error)}") from error
-    except TypeError as error:
-        raise LabError(
-            f"{where} is called without arguments, which it does not take "
-            f"({first_line(error)})"
-        ) from error
-    finally:
-        sys.path.remove("")
-    if not isinstance(model, nn.Module):
-        raise LabError(f"{where} returned a {type(model).__name__}, not a model")
-    return model
 
 
 def _batches(data: ImageData, pixels: str) -> Iterator[Tensor]:
@@ -153,38 +102,6 @@ def _batches(data: ImageData, pixels: str) -> Iterator[Tensor]:
             yield normalise(images)
         else:
             yield images.float() / (255 if pixels == "0-1" else 1)
-
-
-def _find(
-    options: InspectOptions, model: nn.Module, example: Tensor
-) -> tuple[dict[str, nn.Module], str]:
-    """By structure, checked by following an image; each alone where the other fails."""
-    if options.layer is not None:
-        try:
-            return dict([resolve_layer(model, options.layer)]), "named by --layer"
-        except ValueError as error:
-            raise LabError(f"{options.model}: {error}") from error
-    found: dict[str, dict[str, nn.Module]] = {}
-    problems: dict[str, str] = {}
-    for way, given in (("structure", None), ("following an image", example)):
-        try:
-            found[way] = trainact.first_layers(model, example_input=given)
-        except (ValueError, RuntimeError, TypeError, AssertionError) as error:
-            problems[way] = first_line(error)
-    if not found:
-        reasons = "; ".join(f"by {way}: {text}" for way, text in problems.items())
-        raise LabError(f"{options.model}: no first layer found ({reasons})")
-    names = [list(layers) for layers in found.values()]
-    if names[0] != names[-1]:
-        raise LabError(
-            f"{options.model}: the structure says {names[0]}, an image that is "
-            f"followed reaches {names[1]}: name the first layer with --layer"
-        )
-    found_by = " and ".join(found)
-    if problems:
-        way, text = next(iter(problems.items()))
-        found_by += f" (not by {way}: {text})"
-    return next(iter(found.values())), found_by
 
 
 def _describe(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from trainact.lab.config import RunConfig
 from trainact.lab.errors import LabError, describe_os_error
@@ -96,15 +96,32 @@ class Record:
             raise ValueError(f"not a whole record ({error})") from error
 
 
-class RecordFile:
-    """The records of a folder.
+class Line(Protocol):
+    """What can be written as one line."""
+
+    def to_line(self) -> str:
+        """Write it as one line of JSON, newline included.
+
+        Returns:
+            The line.
+        """
+        ...
+
+
+LineT = TypeVar("LineT", bound=Line)
+
+
+class LineFile(Generic[LineT]):
+    """Records of one kind in a file.
 
     Args:
         path: of the file; it need not exist yet.
+        from_line: reads a line; raises ValueError if it is not a whole record.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, from_line: Callable[[str], LineT]) -> None:
         self.path = path
+        self._from_line = from_line
 
     def prepare(self) -> None:
         """Make the folder and check that records can be written, before any training.
@@ -122,7 +139,7 @@ class RecordFile:
                 "give another folder with --out"
             ) from error
 
-    def read(self) -> tuple[list[Record], list[str]]:
+    def read(self) -> tuple[list[LineT], list[str]]:
         """Read all records.
 
         Returns:
@@ -141,18 +158,18 @@ class RecordFile:
                 f"cannot read {self.path} ({describe_os_error(error)}): move it away "
                 "or give another --out"
             ) from error
-        records: list[Record] = []
+        records: list[LineT] = []
         warnings: list[str] = []
         for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
                 continue
             try:
-                records.append(Record.from_line(line))
+                records.append(self._from_line(line))
             except ValueError as error:
                 warnings.append(f"{self.path} line {number} ignored: {error}")
         return records, warnings
 
-    def append(self, record: Record) -> None:
+    def append(self, record: LineT) -> None:
         """Add a record; when that fails, what was in the file stays as it was.
 
         Args:
@@ -171,6 +188,17 @@ class RecordFile:
             except OSError:
                 os.ftruncate(file.fileno(), length)
                 raise
+
+
+class RecordFile(LineFile[Record]):
+    """The records of a folder.
+
+    Args:
+        path: of the file; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, Record.from_line)
 
 
 def _ends_with_newline(descriptor: int, length: int) -> bool:

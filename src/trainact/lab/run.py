@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -48,7 +47,7 @@ def train(
     Returns:
         The record of the run.
     """
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    setting = environment.describe(device)
     model, layers = prepare_model(config, data)
     task = ClassificationTask(
         model, config, data.statistics, data.num_classes, on_epoch
@@ -64,12 +63,7 @@ def train(
         layers=layers,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         data=data.fingerprint,
-        device=environment.device_name(device),
-        threads=torch.get_num_threads(),
-        versions=environment.versions(),
-        commit=environment.git_commit(),
-        started=started,
-        command=environment.command_line(),
+        **setting,
     )
 
 

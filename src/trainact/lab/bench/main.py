@@ -1,0 +1,143 @@
+"""`trainact bench`: measure, show, record."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TextIO
+
+import torch
+
+from trainact.lab.bench.arms import MUST_WORK
+from trainact.lab.bench.measure import measure
+from trainact.lab.bench.options import BenchOptions
+from trainact.lab.bench.plan import plan
+from trainact.lab.bench.records import BenchRecord, bench_file
+from trainact.lab.bench.summary import summarise
+from trainact.lab.bench.tables import (
+    LAYER_COLUMNS,
+    SCALING_COLUMNS,
+    STEP_COLUMNS,
+    layer_rows,
+    notes,
+    plain,
+    scaling_rows,
+    step_rows,
+)
+from trainact.lab.bench.workload import Job
+from trainact.lab.devices import resolve_device
+from trainact.lab.environment import device_name, versions
+from trainact.lab.errors import LabError
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+
+
+def main(options: BenchOptions) -> int:
+    """Measure what the options ask for.
+
+    Args:
+        options: what the user asked for.
+
+    Returns:
+        The exit code: 1 if vanilla or trainact is wrong or fails anywhere, or a case
+        cannot be run; otherwise 0.
+    """
+    device = _resolve(options.device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    jobs = plan(options, device)
+    file = bench_file(options.out)
+    file.prepare()
+    show = sys.stderr if options.json else sys.stdout
+    _write(show, _machine(device))
+    records: list[BenchRecord] = []
+    num_failed = 0
+    for number, job in enumerate(_within(jobs, options.minutes, show), 1):
+        progress = f"[{number}/{len(jobs)}] {job.name}"
+        try:
+            record = measure(
+                job, device, lambda what, at=progress: _write(show, f"{at}: {what}")
+            )
+        except LabError as error:
+            num_failed += 1
+            _write(show, f"{progress}: {error}")
+            continue
+        file.append(record)
+        records.append(record)
+        num_failed += _is_broken(record)
+        _show(record, show)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    _finish(options, records, show)
+    return EXIT_FAILED if num_failed else EXIT_OK
+
+
+def _resolve(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise LabError(f"--device {name}: bench measures on cpu and cuda")
+    return device
+
+
+def _within(jobs: Sequence[Job], minutes: float | None, show: TextIO) -> Iterator[Job]:
+    """The jobs, as long as there is time; says which are left out."""
+    start = time.monotonic()
+    for index, job in enumerate(jobs):
+        if minutes is not None and time.monotonic() - start > 60 * minutes:
+            left = "; ".join(job.name for job in jobs[index:])
+            _write(show, f"{minutes:g} minutes are over, not measured: {left}")
+            return
+        yield job
+
+
+def _is_broken(record: BenchRecord) -> bool:
+    return any(arm.problem and arm.arm in MUST_WORK for arm in record.arms)
+
+
+def _show(record: BenchRecord, show: TextIO) -> None:
+    steps = step_rows([record])
+    if steps:
+        _write(show, "", *plain(STEP_COLUMNS, steps))
+    if record.axis is None:
+        _write(show, "", *plain(LAYER_COLUMNS, layer_rows([record])), "")
+    _write(show, *notes([record]))
+
+
+def _finish(options: BenchOptions, records: list[BenchRecord], show: TextIO) -> None:
+    scaling = scaling_rows(records)
+    if scaling:
+        _write(show, "", *plain(SCALING_COLUMNS, scaling, left=2), "")
+    _write(show, f"{len(records)} records added to {options.out}")
+    if options.json:
+        results = [
+            {
+                "case": record.name,
+                "mode": record.mode.name,
+                "rounds": record.rounds,
+                "floor_ms": 1e3 * record.floor.seconds,
+                "arms": [asdict(arm) for arm in summarise(record)],
+            }
+            for record in records
+        ]
+        text = json.dumps({"out": str(options.out), "results": results}, indent=2)
+        _write(sys.stdout, text)
+
+
+def _machine(device: torch.device) -> str:
+    found = versions()
+    return (
+        f"{device_name(device)}, {torch.get_num_threads()} threads, torch "
+        f"{found['torch']}, trainact {found['trainact']}; ratios and extra time are "
+        "medians over interleaved rounds [95 % interval of the median]"
+    )
+
+
+def _write(stream: TextIO, *lines: str) -> None:
+    stream.write("".join(f"{line}\n" for line in lines))
+    stream.flush()

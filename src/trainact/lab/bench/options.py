@@ -1,0 +1,82 @@
+"""What `trainact bench` can be told; plain data, so that `make gpu` needs no tyro."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ARM_NAMES = ("vanilla", "vanilla-again", "trainact", "torch-tract", "unfold")
+MODE_NAMES = ("eager-fp32", "eager-bf16", "compiled-fp32", "compiled-bf16")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure training steps, the first layer alone, memory and launches.
+
+    Without options: a quick look at three cases. An arm whose weight gradient is not
+    what it should be gets its error in place of a speed. Exits with 1 if that happens
+    to vanilla or trainact.
+    """
+
+    cases: tuple[str, ...] = ()
+    """Names of cases, with or without a batch size: resnet18-cifar, vit-cifar-b64,
+    resnet18-224, resnet34-224, resnet50-224, deit-s-224, deit-b-192, vgg16-detection,
+    video-vit, audio-wav2vec2."""
+
+    model: str | None = None
+    """A model of your own instead: of torchvision or timm by name, or
+    PACKAGE.MODULE:FUNCTION, which is called without arguments and returns a model."""
+
+    batch_size: int | None = None
+    """Samples per step, for every case without one in its name."""
+
+    image_size: int | None = None
+    """For --model: height and width of the images."""
+
+    layer: str | None = None
+    """For --model: name of the first layer, where it cannot be told."""
+
+    lam: float = 0.1
+    """TrAct's lambda."""
+
+    arms: tuple[str, ...] = ARM_NAMES
+    """Arms to compare. vanilla-again shows the machine's noise, torch-tract is the
+    paper's code if it is installed, unfold the formula written down plainly."""
+
+    modes: tuple[str, ...] = ("eager-fp32",)
+    """eager-fp32, eager-bf16 (autocast), compiled-fp32, compiled-bf16."""
+
+    channels_last: bool = False
+    """Model and images in the channels_last memory format."""
+
+    layer_only: bool = False
+    """Measure the first layer alone, no whole steps."""
+
+    scaling: bool = False
+    """Measure how the layer's extra time grows with rows, entries, batch and kernel
+    size, instead of cases."""
+
+    suite: Literal["cpu", "gpu"] | None = None
+    """Everything that the committed records hold, for a CPU or for a GPU."""
+
+    rounds: int | None = None
+    """Measurements per arm; by default 10, in a suite as many as each case needs."""
+
+    minutes: float | None = None
+    """Start no further case after this time, and say which were left out."""
+
+    seed: int = 0
+    """Of weights, inputs and the order of the arms."""
+
+    threads: int | None = None
+    """CPU threads of torch; by default torch's own choice."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1."""
+
+    out: Path = Path("runs/bench.jsonl")
+    """File that the records are added to."""
+
+    json: bool = False
+    """Print JSON; progress goes to standard error then."""
