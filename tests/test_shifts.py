@@ -107,9 +107,9 @@ def test_pieces_respect_the_bound(shape: tuple[int, ...], spatial: int) -> None:
     geometry = make_geometry(shape[1], 7, 2, 3, 1, 1, "zeros", num_spatial=spatial)
     layout = lines.make_layout(geometry, 0)
     parts = list(lines.pieces(torch.zeros(shape), geometry, layout))
-    sizes = [4 * part.lines.numel() for part in parts]
+    sizes = [4 * part.bands.numel() for part in parts]
     assert len(sizes) > 1
-    # One position of the dimension that is cut may be more than the rest of a tile.
+    # What bands share comes on top.
     assert max(sizes) <= 1.2 * products.TILE_BYTES
 
 
@@ -120,7 +120,10 @@ def test_a_long_signal_is_cut_into_bands() -> None:
     assert len(parts) > 1
     assert [part.has_first for part in parts] == [True] + [False] * (len(parts) - 1)
     assert [part.has_last for part in parts] == [False] * (len(parts) - 1) + [True]
-    outputs = sum(part.lines.shape[3] - layout.num_border for part in parts)
+    outputs = sum(
+        part.bands.shape[1] * (part.bands.shape[4] - layout.num_border)
+        for part in parts
+    )
     assert outputs == geometry.output_size([3_000_000])[0]
 
 

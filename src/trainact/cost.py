@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from trainact.geometry import Geometry
-from trainact.lines import make_layout
-from trainact.products import BLOCK_ROWS, SYMMETRIC_ENTRIES
+from trainact.lines import SUM_ROWS, make_layout
+from trainact.products import SYMMETRIC_ENTRIES
 
 # Where shifts have been measured to be cheaper.
 SHIFT_DEVICES = ("cpu",)
@@ -94,7 +94,7 @@ def shifts_cost(
     border = 2 * (COPY * reach * size + _self_product(reach * size))
     copy = LAST_COPY if dim == geometry.num_spatial - 1 else COPY
     copied = copy * size * (outputs[dim] + reach)
-    summed = SUM * size**2 * len(layout.shifts) * rows / min(BLOCK_ROWS, rows / batch)
+    summed = SUM * size**2 * len(layout.shifts) * rows / min(SUM_ROWS, rows / batch)
     return SHIFTS_CALL + rows * products + width * (border + copied) + summed
 
 

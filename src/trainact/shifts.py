@@ -13,14 +13,13 @@ the sum and one enters. So
 
 Exact for every kernel, stride, dilation, padding and number of dimensions.
 
-Legend: b images of a piece, G groups, N = b x G, Q lines that a kernel reaches beyond
-its first, O output lines, M entries of a line, W other output positions, P entries of a
-patch.
+Legend: b images of a piece, n bands of their lines, G groups, N = b x n x G, Q lines
+that a kernel reaches beyond its first, o output lines of a band, M entries of a line, W
+other output positions, P entries of a patch.
 """
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import torch
@@ -30,7 +29,6 @@ from trainact.geometry import Geometry
 from trainact.lines import Layout, make_layout, pieces
 from trainact.precision import accumulation_dtype
 from trainact.products import (
-    BLOCK_ROWS,
     Parts,
     operand_parts,
     parts_product,
@@ -58,78 +56,30 @@ def shifted_products(x: Tensor, geometry: Geometry, dim: int) -> Tensor:
     by_shift = x.new_zeros(reach + 1, groups, size, size, dtype=wide)
     border = x.new_zeros(groups, size * reach, size * reach, dtype=wide)
     for piece in pieces(x, geometry, layout) if len(x) else ():
-        parts = operand_parts(piece.lines.flatten(0, 1), given=x.dtype)
+        parts = operand_parts(piece.bands.flatten(0, 2), given=x.dtype)
         for shift in layout.shifts:
-            products = _shift_products(parts, shift, layout, wide)
-            products = products.unflatten(0, (-1, groups)).sum(0)
+            products = _shift_products(parts, shift, layout)
+            products = products.unflatten(0, (-1, groups)).sum(0, dtype=wide)
             by_shift[shift, ..., : products.shape[-1]] += products
         if reach and piece.has_last:
-            border += _border_products(piece.lines[..., -reach:, :], wide, x.dtype)
+            last = piece.bands[:, -1, ..., -reach:, :]
+            border += _border_products(last, wide, x.dtype)
         if reach and piece.has_first:
-            border -= _border_products(piece.lines[..., :reach, :], wide, x.dtype)
+            first = piece.bands[:, 0, ..., :reach, :]
+            border -= _border_products(first, wide, x.dtype)
     return _all_pairs(by_shift, border, geometry, layout)
 
 
-def _shift_products(
-    parts: Parts, shift: int, layout: Layout, dtype: torch.dtype
-) -> Tensor:
-    """Lines times shifted lines, ``[N, M, M']``, from parts ``[N, M, O + Q, W]``."""
+def _shift_products(parts: Parts, shift: int, layout: Layout) -> Tensor:
+    """Lines times shifted lines, ``[N, M, M']``, from parts ``[N, M, o + Q, W]``."""
     outputs = parts[0].shape[2] - layout.num_border
-    first = tuple(p.narrow(2, 0, outputs) for p in parts)
+    first = tuple(p.narrow(2, 0, outputs).flatten(2) for p in parts)
     if shift == 0:
-        return _sum_products(first, first, dtype)
-    second = tuple(p.narrow(2, shift, outputs) for p in parts)
+        return parts_self_product(first)
+    second = tuple(p.narrow(2, shift, outputs).flatten(2) for p in parts)
     if shift == layout.num_border:
         second = tuple(p[:, : layout.last_entries] for p in second)
-    return _sum_products(first, second, dtype)
-
-
-def _sum_products(first: Parts, second: Parts, dtype: torch.dtype) -> Tensor:
-    """Products over all lines, ``[N, M, M']``, in blocks of lines on a CPU."""
-    _, _, outputs, width = first[0].shape
-    count = math.ceil(outputs * width / BLOCK_ROWS)
-    if count < 2 or first[0].device.type != "cpu":
-        return _multiply(_flat(first), _flat(second), first is second).to(dtype)
-    block = math.ceil(outputs / count)
-    return torch.stack(
-        [_sum_blocks(first, second, n, block, dtype) for n in range(len(first[0]))]
-    )
-
-
-def _sum_blocks(
-    first: Parts, second: Parts, index: int, block: int, dtype: torch.dtype
-) -> Tensor:
-    """Products of one of N, ``[M, M']``, over ``block`` lines in float32 at a time."""
-    is_self = first is second
-    one = tuple(p[index] for p in first)
-    other = one if is_self else tuple(p[index] for p in second)
-    whole = one[0].shape[1] // block * block
-    blocks = _multiply(
-        _blocks(one, whole, block), _blocks(other, whole, block), is_self
-    )
-    total = blocks.sum(0, dtype=dtype)
-    if whole < one[0].shape[1]:
-        total += _multiply(_rest(one, whole), _rest(other, whole), is_self)
-    return total
-
-
-def _multiply(first: Parts, second: Parts, is_self: bool) -> Tensor:
-    return parts_self_product(first) if is_self else parts_product(first, second)
-
-
-def _flat(parts: Parts) -> Parts:
-    return tuple(p.flatten(2) for p in parts)
-
-
-def _blocks(parts: Parts, whole: int, block: int) -> Parts:
-    """``[M, O, W]`` as ``[blocks, M, block x W]``, a view."""
-    return tuple(
-        p[:, :whole].unflatten(1, (-1, block)).movedim(1, 0).flatten(2) for p in parts
-    )
-
-
-def _rest(parts: Parts, whole: int) -> Parts:
-    return tuple(p[:, whole:].flatten(1) for p in parts)
+    return parts_product(first, second)
 
 
 def _border_products(lines: Tensor, dtype: torch.dtype, given: torch.dtype) -> Tensor:
