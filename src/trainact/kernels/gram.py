@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
-from trainact.gram import BLOCK_ROWS
 from trainact.geometry import Geometry
+from trainact.gram import BLOCK_ROWS
 from trainact.kernels.choice import interpreted
 from trainact.kernels.device import on_device
 from trainact.kernels.gram_kernels import add_splits, partial_products
@@ -64,9 +65,11 @@ def default_launch(num_entries: int) -> Launch:
         num_entries: P.
 
     Returns:
-        A launch whose two accumulators, float32 and float64, fit into registers.
+        A launch that keeps both accumulators, float32 and float64, in registers
+        (compiled for sm_80 and sm_90: nothing is spilled; blocks of 128 would be).
     """
-    return Launch(block_entries=32 if num_entries <= 32 else 64)
+    block = min(64, max(16, triton.next_power_of_2(num_entries)))
+    return Launch(block, num_warps=8 if block == 64 else 4)
 
 
 @dataclass(frozen=True)
@@ -178,11 +181,11 @@ def _launch(x: Tensor, problem: _Problem, launch: Launch, result_GPP: Tensor) ->
     blocks = triton.cdiv(size, launch.block_entries)
     pairs = blocks * (blocks + 1) // 2
     out0, out1, out2 = problem.out_size
-    split = split_rows(len(x) * out0 * out1 * out2, pairs * groups, _programs(x), launch)
-    values = launch.block_entries**2
-    partial = x.new_empty(
-        split.num_splits, groups, pairs, values, dtype=torch.float64
+    split = split_rows(
+        len(x) * out0 * out1 * out2, pairs * groups, _programs(x), launch
     )
+    values = launch.block_entries**2
+    partial = x.new_empty(split.num_splits, groups, pairs, values, dtype=torch.float64)
     image_stride, channel_stride, *strides = x.stride()
     _kernel(partial_products)[pairs, groups, split.num_splits](
         x,
@@ -206,6 +209,7 @@ def _launch(x: Tensor, problem: _Problem, launch: Launch, result_GPP: Tensor) ->
         NUM_BLOCKS=blocks,
         BLOCK_P=launch.block_entries,
         BLOCK_N=launch.block_rows,
+        INDEX=tl.int32 if _span(x) < 2**31 else tl.int64,
         PRECISION=launch.precision,
         # Triton's interpreter multiplies the bits of bfloat16 as if they were integers.
         WIDEN=interpreted() and x.dtype == torch.bfloat16,
@@ -232,9 +236,13 @@ def _kernel(function: Any) -> Any:
     return function
 
 
+def _span(x: Tensor) -> int:
+    """Distance in memory from the first to the last element."""
+    return sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+
+
 def _programs(x: Tensor) -> int:
     if not x.is_cuda:
         return INTERPRETED_PROGRAMS
     properties = torch.cuda.get_device_properties(x.device)
     return PROGRAMS_PER_PROCESSOR * properties.multi_processor_count
-

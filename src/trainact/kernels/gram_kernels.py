@@ -11,9 +11,10 @@ product leaves them and is added as an ordinary float32.
 """
 
 # Triton compiles this file's functions, and their arguments are its own types.
-# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
-# pyright: reportUntypedFunctionDecorator=false, reportOptionalOperand=false
-# ruff: noqa: D103, DOC201
+# pyright: basic, reportGeneralTypeIssues=false, reportArgumentType=false
+# pyright: reportInvalidTypeForm=false, reportOperatorIssue=false
+# pyright: reportOptionalOperand=false, reportIndexIssue=false
+# ruff: noqa: D103
 
 from __future__ import annotations
 
@@ -40,6 +41,7 @@ def locate_entries(
     DILATION: tl.constexpr,
     NUM_ENTRIES: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    INDEX: tl.constexpr,
 ):
     # What an entry adds to a row's place in memory and in the image.
     entry = block * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -50,10 +52,10 @@ def locate_entries(
     at0 = rest % KERNEL[0] * DILATION[0]
     channel = rest // KERNEL[0]
     offset = (
-        channel.to(tl.int64) * channel_stride
-        + at0.to(tl.int64) * strides[0]
-        + at1.to(tl.int64) * strides[1]
-        + at2.to(tl.int64) * strides[2]
+        channel.to(INDEX) * channel_stride
+        + at0.to(INDEX) * strides[0]
+        + at1.to(INDEX) * strides[1]
+        + at2.to(INDEX) * strides[2]
     )
     return offset, at0, at1, at2, entry < NUM_ENTRIES
 
@@ -69,16 +71,17 @@ def locate_rows(
     strides,
     STRIDE: tl.constexpr,
     BEFORE: tl.constexpr,
+    INDEX: tl.constexpr,
 ):
     # Of a patch's first entry; outside of the image where that lies in the border.
     at0 = out0 * STRIDE[0] - BEFORE[0]
     at1 = out1 * STRIDE[1] - BEFORE[1]
     at2 = out2 * STRIDE[2] - BEFORE[2]
     offset = (
-        image.to(tl.int64) * image_stride
-        + at0.to(tl.int64) * strides[0]
-        + at1.to(tl.int64) * strides[1]
-        + at2.to(tl.int64) * strides[2]
+        image.to(INDEX) * image_stride
+        + at0.to(INDEX) * strides[0]
+        + at1.to(INDEX) * strides[1]
+        + at2.to(INDEX) * strides[2]
     )
     return offset, at0, at1, at2, image < batch
 
@@ -133,6 +136,7 @@ def partial_products(
     NUM_BLOCKS: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
@@ -141,10 +145,10 @@ def partial_products(
     first, second = pair_of_blocks(pair, NUM_BLOCKS)
     x_ptr += group.to(tl.int64) * group_stride
     left = locate_entries(
-        first, channel_stride, strides, KERNEL, DILATION, NUM_ENTRIES, BLOCK_P
+        first, channel_stride, strides, KERNEL, DILATION, NUM_ENTRIES, BLOCK_P, INDEX
     )
     right = locate_entries(
-        second, channel_stride, strides, KERNEL, DILATION, NUM_ENTRIES, BLOCK_P
+        second, channel_stride, strides, KERNEL, DILATION, NUM_ENTRIES, BLOCK_P, INDEX
     )
     # A row's number in mixed radix: image, output position. Counting on costs a few
     # additions a tile, three divisions by numbers unknown to the compiler many more.
@@ -163,7 +167,16 @@ def partial_products(
         chunk = tl.zeros((BLOCK_P, BLOCK_P), tl.float32)
         for _ in tl.range(tiles_per_chunk):
             rows = locate_rows(
-                image, out0, out1, out2, batch, image_stride, strides, STRIDE, BEFORE
+                image,
+                out0,
+                out1,
+                out2,
+                batch,
+                image_stride,
+                strides,
+                STRIDE,
+                BEFORE,
+                INDEX,
             )
             a = load_patches(x_ptr, left, rows, in_size, PADDED)
             b = a

@@ -18,7 +18,7 @@ ELEMENTS_PER_THREAD = 32
 def damped_inverse(
     products_GPP: Tensor, num_rows: int, lam: float, dtype: torch.dtype
 ) -> Tensor:
-    r"""Invert :math:`A + \lambda I`, with the safeguards of `trainact.factor.factorise`.
+    r"""Invert :math:`A + \lambda I`, with the safeguards of `factor.factorise`.
 
     λ is at least 8 eps tr A; where rounding leaves no positive definite matrix, the
     inverse of (tr A + λ) I; NaN where A is not finite. In float64 inside.

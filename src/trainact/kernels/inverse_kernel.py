@@ -13,8 +13,9 @@ References:
 """
 
 # Triton compiles this file's function, and its arguments are its own types.
-# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
-# pyright: reportUntypedFunctionDecorator=false
+# pyright: basic, reportGeneralTypeIssues=false, reportArgumentType=false
+# pyright: reportInvalidTypeForm=false, reportOperatorIssue=false
+# pyright: reportOptionalOperand=false, reportIndexIssue=false
 # ruff: noqa: D103
 
 from __future__ import annotations
