@@ -18,6 +18,11 @@ Backend = Literal["library", "triton", "auto"]
 Operation = Literal["products", "inverse"]
 BACKENDS = ("library", "triton", "auto")
 
+INSTALLED = importlib.util.find_spec("triton") is not None
+
+# Triton reads this when it is imported: its interpreter then stands in for a device.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
 # One program holds the whole matrix in the registers of one multiprocessor.
 MAX_INVERSE_ENTRIES = 128
 
@@ -173,7 +178,7 @@ def _takes(
     if _chosen[operation] == "auto":
         return reason is None and any(
             win.operation == operation
-            and win.device == device_name(x.device.index)
+            and win.device == device_name(x)
             and win.dtype == dtype
             and win.entries[0] <= num_entries <= win.entries[1]
             and (operation == "inverse" or win.rows[0] <= num_rows <= win.rows[1])
@@ -188,7 +193,6 @@ def _takes(
     return True
 
 
-@torch.compiler.assume_constant_result
 def missing(device_type: str) -> str | None:
     """What a machine lacks for Triton.
 
@@ -198,9 +202,9 @@ def missing(device_type: str) -> str | None:
     Returns:
         The reason, or None.
     """
-    if importlib.util.find_spec("triton") is None:
+    if not INSTALLED:
         return "Triton is not installed (on Linux it comes with PyTorch)"
-    if device_type != "cuda" and not interpreted():
+    if device_type != "cuda" and not INTERPRETED:
         return (
             f"the tensors are on {device_type!r}, and it runs on CUDA and ROCm devices "
             "(elsewhere for tests, with TRITON_INTERPRET=1 in the environment)"
@@ -208,23 +212,13 @@ def missing(device_type: str) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
-def device_name(index: int | None) -> str:
-    """Name of a CUDA or ROCm device.
+def device_name(x: Tensor) -> str:
+    """Name of a tensor's device.
 
     Args:
-        index: of the device; None for the current one.
+        x: on a CUDA or ROCm device.
 
     Returns:
         The name that its driver gives.
     """
-    return torch.cuda.get_device_name(index)
-
-
-def interpreted() -> bool:
-    """Whether Triton's interpreter stands in for a device.
-
-    Returns:
-        True with TRITON_INTERPRET=1 in the environment.
-    """
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    return torch.cuda.get_device_properties(x.device).name

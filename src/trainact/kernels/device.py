@@ -1,4 +1,4 @@
-"""Where a kernel runs."""
+"""Where a kernel runs, and what all launches have in common."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
+
+# Multiply-adds are rounded once. Said explicitly, as Triton's default is to change.
+OPTIONS = {"enable_fp_fusion": True}
 
 
 def on_device(x: Tensor) -> AbstractContextManager[object]:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from trainact.geometry import Geometry
 from trainact.gram import BLOCK_ROWS
-from trainact.kernels.choice import interpreted
-from trainact.kernels.device import on_device
+from trainact.kernels.choice import INTERPRETED
+from trainact.kernels.device import OPTIONS, on_device
 from trainact.kernels.gram_kernels import add_splits, partial_products
 from trainact.patches import pad
 
@@ -66,7 +66,8 @@ def default_launch(num_entries: int) -> Launch:
 
     Returns:
         A launch that keeps both accumulators, float32 and float64, in registers
-        (compiled for sm_80 and sm_90: nothing is spilled; blocks of 128 would be).
+        (compiled for sm_80 and sm_90 at most 16 bytes a thread are spilled; blocks of
+        128 would spill hundreds).
     """
     block = min(64, max(16, triton.next_power_of_2(num_entries)))
     return Launch(block, num_warps=8 if block == 64 else 4)
@@ -212,9 +213,10 @@ def _launch(x: Tensor, problem: _Problem, launch: Launch, result_GPP: Tensor) ->
         INDEX=tl.int32 if _span(x) < 2**31 else tl.int64,
         PRECISION=launch.precision,
         # Triton's interpreter multiplies the bits of bfloat16 as if they were integers.
-        WIDEN=interpreted() and x.dtype == torch.bfloat16,
+        WIDEN=INTERPRETED and x.dtype == torch.bfloat16,
         num_warps=launch.num_warps,
         num_stages=launch.num_stages,
+        **OPTIONS,
     )
     num_values = min(values, 64)
     _kernel(add_splits)[pairs, values // num_values, groups](
@@ -228,6 +230,7 @@ def _launch(x: Tensor, problem: _Problem, launch: Launch, result_GPP: Tensor) ->
         NUM_VALUES=num_values,
         SPLITS_AT_ONCE=32,
         num_warps=4,
+        **OPTIONS,
     )
 
 
