@@ -162,7 +162,7 @@ def test_patch_gram_uses_the_kernel(monkeypatch) -> None:
 
 def test_limits_are_loud_in_training() -> None:
     wide = trainact.TrAct(nn.Linear(choice.MAX_INVERSE_ENTRIES + 1, 2))
-    x = torch.randn(200, wide.in_features)
+    x = torch.randn(140, wide.in_features)
     with pytest.raises(RuntimeError, match=r"use\(products='triton', inverse='auto'\)"):
         wide(x)
     with trainact.kernels.use(products="triton", inverse="auto"):

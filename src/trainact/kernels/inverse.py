@@ -12,7 +12,7 @@ from trainact.kernels.device import OPTIONS, on_device
 from trainact.kernels.inverse_kernel import damped_inverses
 
 # Matrix elements that a thread holds, two registers each, where one warp is not enough.
-# Compiled for sm_80 and sm_90 that spills nothing up to 64 entries, and a little at 128.
+# Compiled for sm_80 and sm_90 nothing is spilled up to 64 entries, a little at 128.
 ELEMENTS_PER_THREAD = 16
 
 
