@@ -41,9 +41,10 @@ doctests: .venv/dev
 bench: .venv/dev ## measure whole training steps on this machine (takes minutes)
 	$(BIN)/python -m benchmarks.steps $(ARGS)
 
-gpu: ## run the GPU tests and the step benchmark with this machine's own torch
+gpu: ## run the GPU tests and the benchmarks with this machine's own torch
 	PYTHONPATH=src $(PYTHON) -m pytest -q -m gpu -rs tests
 	PYTHONPATH=src $(PYTHON) -m benchmarks.steps --device cuda --out $(or $(OUT),runs)/steps-gpu.jsonl
+	PYTHONPATH=src $(PYTHON) -m benchmarks.kernels --out $(or $(OUT),runs)/kernels-gpu.jsonl
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

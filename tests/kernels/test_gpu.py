@@ -54,9 +54,12 @@ SMALL = ("3x3/1, 32", "4x4/4, 32", "audio")
 def float32_may_be_rounded():
     torch.use_deterministic_algorithms(False)
     before = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.allow_tf32 = False  # two runs may take two algorithms
     yield
     torch.set_float32_matmul_precision(before)
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def build(name: str, dtype: torch.dtype = torch.float32):
@@ -101,7 +104,9 @@ def test_products_on_tensor_cores_are_as_exact(name: str) -> None:
 def test_channels_last_is_read_in_place(name: str) -> None:
     _, geometry, x = build(name)
     last = x.to(memory_format=torch.channels_last)
-    assert torch.equal(kernel_products(last, geometry), kernel_products(x, geometry))
+    results = (kernel_products(last, geometry), kernel_products(x, geometry))
+    bound = GRAM_EPS * torch.finfo(torch.float32).eps
+    assert relative_error(*(result.cpu() for result in results)) < bound
 
 
 @pytest.mark.parametrize("size", [1, 10, 27, 48, 64, 100, 128])
