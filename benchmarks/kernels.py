@@ -16,9 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.operations import Ceilings, Run, compare, measure_ceilings
 from benchmarks.steps import environment
 from tests.tolerances import GRAM_EPS, SAFETY
 from trainact import kernels
@@ -36,7 +34,6 @@ from trainact.gram import patch_products
 from trainact.kernels.choice import INSTALLED, Backend
 from trainact.patches import extract_patches
 
-Run = Callable[[], Tensor]
 EPS = torch.finfo(torch.float32).eps
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INVERSE_ENTRIES = (27, 48, 64, 128)
@@ -136,94 +133,6 @@ def inverse_candidates(products: Tensor, num_rows: int) -> dict[str, Run]:
     return {"library": run("library"), **triton}
 
 
-def timed(run: Run, device: torch.device) -> float:
-    """Milliseconds between two events on the device."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        run()
-        return 1e3 * (time.perf_counter() - start)
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    run()
-    last.record()
-    last.synchronize()
-    return first.elapsed_time(last)
-
-
-def profiled(run: Run, device: torch.device) -> dict[str, Any]:
-    """Launches of one run, and milliseconds that the device was busy with them."""
-    if device.type != "cuda":
-        return {"launches": None, "device_ms": None}
-    activities = [torch.profiler.ProfilerActivity.CUDA]
-    profiler: Any = torch.profiler.profile(activities=activities)
-    with profiler:
-        run()
-        torch.cuda.synchronize()
-    events = [e for e in profiler.events() if e.device_type.name == "CUDA"]
-    busy = sum(event.time_range.elapsed_us() for event in events)
-    return {"launches": len(events), "device_ms": busy / 1e3}
-
-
-def interleaved(
-    candidates: dict[str, Run], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Milliseconds of every round and candidate; all have run before, for the error."""
-    order = random.Random(0)
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name in order.sample(list(candidates), len(candidates)):
-            times[name].append(timed(candidates[name], device))
-    return times
-
-
-def compare(
-    candidates: dict[str, Run],
-    error_of: Callable[[Tensor], float],
-    tolerance: float,
-    rounds: int,
-    device: torch.device,
-) -> Iterator[dict[str, Any]]:
-    """Errors of all candidates; times of those that are right."""
-    errors = {name: error_of(run()) for name, run in candidates.items()}
-    right = {n: run for n, run in candidates.items() if errors[n] <= tolerance}
-    times = interleaved(right, rounds, device)
-    for name, error in errors.items():
-        record: dict[str, Any] = {"candidate": name, "error": error}
-        record["tolerance"] = tolerance
-        if name in right:
-            quartiles = statistics.quantiles(times[name], n=4, method="inclusive")
-            record["ms"] = dict(zip(("p25", "median", "p75"), quartiles, strict=True))
-            record.update(profiled(right[name], device))
-        else:
-            record["refused"] = "the error is beyond the tolerance"
-        yield record
-
-
-@dataclass(frozen=True)
-class Ceilings:
-    """What the device can do, measured: bytes and multiply-adds a second."""
-
-    bytes_per_second: float
-    products_per_second: dict[str, float]
-
-
-def measure_ceilings(device: torch.device, small: bool) -> Ceilings:
-    """Bandwidth of a copy; rate of a large matrix product of each dtype."""
-    source = torch.empty(2**16 if small else 2**30, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    seconds = least_seconds(lambda: target.copy_(source), device)
-    size = 64 if small else 8192
-    rates: dict[str, float] = {}
-    for name, dtype in DTYPES.items():
-        a = torch.ones(size, size, device=device, dtype=dtype)
-        rates[name] = size**3 / least_seconds(lambda a=a: a @ a, device)
-    return Ceilings(2 * source.numel() / seconds, rates)
-
-
-def least_seconds(run: Run, device: torch.device) -> float:
-    return min(timed(run, device) for _ in range(10)) / 1e3
-
-
 def gram_error(truth: Tensor) -> Callable[[Tensor], float]:
     """Largest error of an entry, relative to the lengths of its two columns."""
     lengths = truth.diagonal(dim1=-2, dim2=-1).sqrt()
@@ -320,7 +229,7 @@ def main() -> None:
         print("no kernels: Triton is not installed")
     device = torch.device(arguments.device)
     torch.set_float32_matmul_precision("highest")
-    ceilings = measure_ceilings(device, arguments.smoke)
+    ceilings = measure_ceilings(device, DTYPES, arguments.smoke)
     setting = {"ceilings": asdict(ceilings), **environment(device)}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with arguments.out.open("w") as file:

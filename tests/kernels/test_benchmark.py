@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import kernels
+from benchmarks import kernels, operations
 
 from .conftest import needs_interpreter, needs_triton
 
@@ -36,7 +36,7 @@ def test_no_time_for_what_is_wrong() -> None:
     truth = torch.eye(3, dtype=torch.float64)[None]
     candidates = {"right": lambda: truth, "wrong": lambda: 1.01 * truth}
     error_of, device = kernels.gram_error(truth), torch.device("cpu")
-    right, wrong = kernels.compare(candidates, error_of, 1e-3, 2, device)
+    right, wrong = operations.compare(candidates, error_of, 1e-3, 2, device)
     assert right["error"] == 0
     assert "ms" in right
     assert wrong["error"] == pytest.approx(0.01)
