@@ -125,7 +125,7 @@ def inverse_candidates(products: Tensor, num_rows: int) -> dict[str, Run]:
     def run(backend: Backend) -> Run:
         def inverse() -> Tensor:
             with kernels.use(inverse=backend):
-                return factorise(products, LAM, torch.float32, num_rows).inner
+                return factorise(products, LAM, torch.float32, num_rows=num_rows).inner
 
         return inverse
 

@@ -72,8 +72,8 @@ def factorise(
     gram_GPP: Tensor,
     lam: float,
     dtype: torch.dtype,
-    num_rows: int = 1,
     span_GNP: Tensor | None = None,
+    num_rows: int = 1,
 ) -> Factor:
     r"""The primal form, :math:`(A + \lambda I)^{-1}`.
 
@@ -83,11 +83,11 @@ def factorise(
         gram_GPP: A, ``[G, P, P]``, or b times A.
         lam: :math:`\lambda`.
         dtype: in which A's products were formed, and in which the inverse is kept.
-        num_rows: b, where the matrix is b times A.
         span_GNP: rows, fewer than entries, of which every gradient to come is a
             combination; A may hold further ones. What a float32 gradient has outside
             their span is rounding, which the inverse would amplify by 1 / λ:
             :math:`U^\top U (A + \lambda I)^{-1}`, kept in A's dtype, takes it out.
+        num_rows: b, where the matrix is b times A.
 
     Returns:
         The factor; NaN where A is not finite.

@@ -73,6 +73,6 @@ def may_be_transformed() -> bool:
 
 def _add_zero(weight: Tensor, factor: Factor) -> Tensor:
     with torch.autocast(weight.device.type, enabled=False):
-        transposed = factor._replace(inner=factor.inner.mT)
-        product = apply_factor(weight, *transposed)
+        inner, basis, outer = factor
+        product = apply_factor(weight, inner.mT, basis, outer)
         return weight.detach() + (product - product.detach())

@@ -32,7 +32,8 @@ def local_factor(
     with full_precision(x):
         if num_rows >= rows.count_entries(x, geometry):
             products_GPP = sum_products(x, geometry)
-            return factorise(products_GPP, lam, statistics_dtype(x), num_rows)
+            dtype = statistics_dtype(x)
+            return factorise(products_GPP, lam, dtype, num_rows=num_rows)
         if torch.compiler.is_compiling():
             return ops.dual_factor(x, geometry, lam, in_span)
         return factorise_rows(rows.extract_rows(x, geometry), lam, in_span)

@@ -222,7 +222,7 @@ def _start_sums(
         if not wait and work is not None:
             work.wait()
         gram_GPP = split_sums(buffer, products_GPP.shape)
-        return factorise(gram_GPP, lam, dtype, span_GNP=span_GNP)
+        return factorise(gram_GPP, lam, dtype, span_GNP)
 
     return finish
 

@@ -117,7 +117,7 @@ def test_inverse(size: int, dtype: torch.dtype) -> None:
     x = torch.randn(3, 1000, size, device="cuda", dtype=torch.float64) + 0.5
     products = x.mT @ x
     result = damped_inverse(products, 1000, 0.1, dtype)
-    expected = factorise(products, 0.1, torch.float64, 1000).inner.cpu()
+    expected = factorise(products, 0.1, torch.float64, num_rows=1000).inner.cpu()
     bound = ORACLE_RTOL if dtype == torch.float64 else SAFETY * torch.finfo(dtype).eps
     assert relative_error(result.cpu(), expected) < bound
     assert torch.equal(result, result.mT)

@@ -26,7 +26,7 @@ def products(size: int, num_rows: int = 300, groups: int = 1) -> Tensor:
 
 
 def library(products_GPP: Tensor, num_rows: int, lam: float, dtype=torch.float64):
-    return factorise(products_GPP, lam, dtype, num_rows).inner
+    return factorise(products_GPP, lam, dtype, num_rows=num_rows).inner
 
 
 @pytest.mark.parametrize("size", SIZES)
