@@ -1,7 +1,9 @@
-"""What the compilers make of the kernels, without a device: NVIDIA sm_80 and sm_90.
+"""What Triton's compiler makes of the launches, without a device: sm_80 and sm_90.
 
-Claims: the default launches compile and keep what they hold in registers; no tile's
-product is summed in the tensor cores' accumulator, which cuts off instead of rounding.
+Claims: every launch compiles from the arguments that it is given, without a warning,
+and keeps what it holds in registers; no tile's product is summed in the tensor cores'
+accumulator, which cuts off instead of rounding; patches that lie side by side in memory
+are read 16 bytes at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from trainact.geometry import make_geometry
 from trainact.kernels.choice import INTERPRETED, MAX_INVERSE_ENTRIES
 
 from .conftest import needs_triton
@@ -23,77 +27,71 @@ pytestmark = [
     pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter does not compile"),
 ]
 
-POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
-GEOMETRIES = {  # entries, kernel, stride, padding
-    "3x3/1": (27, (1, 3, 3), (1, 1, 1), (0, 1, 1)),
-    "4x4/4": (48, (1, 4, 4), (1, 4, 4), (0, 0, 0)),
-    "7x7/2": (147, (1, 7, 7), (1, 2, 2), (0, 3, 3)),
-    "16x16/16": (768, (1, 16, 16), (1, 16, 16), (0, 0, 0)),
-    "2x16x16": (1536, (2, 16, 16), (2, 16, 16), (0, 0, 0)),
-    "linear": (300, (1, 1, 1), (1, 1, 1), (0, 0, 0)),
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+STEMS = {  # shape, kernel, stride, padding
+    "3x3/1": ((8, 3, 32, 32), 3, 1, 1),
+    "4x4/4": ((8, 3, 32, 32), 4, 4, 0),
+    "7x7/2": ((2, 3, 224, 224), 7, 2, 3),
+    "16x16/16": ((2, 3, 224, 224), 16, 16, 0),
+    "2x16x16": ((1, 3, 4, 32, 32), (2, 16, 16), (2, 16, 16), 0),
+    "audio": ((5, 1, 1001), 10, 5, 0),
+    "odd vectors": ((5, 41, 300), None, None, None),
 }
+SIDE_BY_SIDE = ("4x4/4", "16x16/16")
 
 # Some numbers that do not change in the loop may be put aside.
 FEW_BYTES = 32
 
 
-def build(kernel: Any, types: dict[str, Any], constants: dict[str, Any], **options):
-    import triton
+@pytest.fixture(params=[80, 90])
+def launched(request, monkeypatch):
+    """Kernels that are launched are compiled for a device, and collected instead."""
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.runtime import JITFunction, driver
 
-    from trainact.kernels.device import OPTIONS
+    class Driver:
+        def get_current_target(self):
+            return GPUTarget("cuda", request.param, 32)
 
-    capability = options.pop("capability")
-    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
-    source = ASTSource(kernel, signature=signature, constexprs=constants)
-    target = GPUTarget("cuda", capability, 32)
-    return triton.compile(source, target=target, options={**options, **OPTIONS})
+        def get_current_device(self):
+            return -request.param  # compiled kernels are kept by device
 
+        def get_current_stream(self, device):
+            return device
 
-def build_products(dtype: str, geometry: str, capability: int, launch: Any = None):
-    import triton.language as tl
+    kernels: dict[str, Any] = {}
+    compile_or_run = JITFunction.run
 
-    from trainact.kernels.gram import default_launch
-    from trainact.kernels.gram_kernels import partial_products
+    def compile_only(self, *arguments, warmup, **options):
+        del warmup
+        kernel = compile_or_run(self, *arguments, warmup=True, **options)
+        assert kernel.metadata.target.arch == request.param
+        kernels[self.fn.__name__] = kernel
 
-    entries, kernel, stride, padding = GEOMETRIES[geometry]
-    launch = launch or default_launch(entries)
-    runtime = {
-        name: "i32"
-        for name, parameter in zip(
-            partial_products.arg_names, partial_products.params, strict=True
-        )
-        if not parameter.is_constexpr
-    }
-    triples = dict.fromkeys(("out_size", "in_size", "strides"), ("i32",) * 3)
-    types = {**runtime, **triples, "x_ptr": POINTERS[dtype], "partial_ptr": "*fp64"}
-    constants = {
-        "NUM_ENTRIES": entries,
-        "KERNEL": kernel,
-        "STRIDE": stride,
-        "DILATION": (1, 1, 1),
-        "BEFORE": padding,
-        "PADDED": tuple(size > 0 for size in padding),
-        "NUM_BLOCKS": -(-entries // launch.block_entries),
-        "BLOCK_P": launch.block_entries,
-        "BLOCK_N": launch.block_rows,
-        "INDEX": tl.int32,
-        "PRECISION": launch.precision,
-        "WIDEN": False,
-    }
-    return build(
-        partial_products, types, constants, capability=capability,
-        num_warps=launch.num_warps, num_stages=launch.num_stages,
-    )  # fmt: skip
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    # Triton 3.4 has a plain attribute, later versions a property over a hidden one.
+    held = "_active" if hasattr(driver, "_active") else "active"
+    monkeypatch.setattr(driver, held, Driver())
+    return kernels
 
 
-def stack_bytes(compiled: Any, folder: Path) -> int:
+def launch_products(name: str, dtype: torch.dtype, launch: Any = None) -> None:
+    from trainact.kernels.gram import patch_products
+
+    shape, kernel, stride, padding = STEMS[name]
+    geometry = None
+    if kernel is not None:
+        settings = (kernel, stride, padding, 1, 1, "zeros")
+        geometry = make_geometry(shape[1], *settings, num_spatial=len(shape) - 2)
+    patch_products(torch.zeros(shape, dtype=dtype), geometry, launch)
+
+
+def stack_bytes(kernel: Any, folder: Path) -> int:
     """Local memory of a thread, which is what did not fit into registers."""
     from triton import knobs
 
     binary = folder / "kernel.cubin"
-    binary.write_bytes(compiled.asm["cubin"])
+    binary.write_bytes(kernel.asm["cubin"])
     done = subprocess.run(
         [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)],
         capture_output=True, text=True, check=True,
@@ -102,42 +100,63 @@ def stack_bytes(compiled: Any, folder: Path) -> int:
     return int(stack)
 
 
-def matrix_products(compiled: Any) -> list[str]:
-    """In the compiler's intermediate code."""
-    pattern = r"= (?:tt\.dot|ttng\.warp_group_dot) .*"
-    return re.findall(pattern, compiled.asm["ttgir"])
+def accumulators(kernel: Any) -> list[str]:
+    """What matrix products add to, in the compiler's intermediate code."""
+    products = r"= (?:tt\.dot|ttng\.warp_group_dot) \S+ \S+ (\S+)"
+    return re.findall(products, kernel.asm["ttgir"])
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-@pytest.mark.parametrize("dtype", POINTERS)
-def test_products(dtype: str, geometry: str, capability: int, tmp_path: Path) -> None:
-    compiled = build_products(dtype, geometry, capability)
-    assert stack_bytes(compiled, tmp_path) <= FEW_BYTES
-    products = matrix_products(compiled)
-    assert products
-    for product in products:
-        accumulator = product.split(",")[2].split()[0]
-        assert accumulator.startswith("%cst"), product  # zeros, not the sum so far
+@pytest.mark.parametrize("name", STEMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products(name: str, dtype: torch.dtype, launched, tmp_path: Path) -> None:
+    launch_products(name, dtype)
+    assert set(launched) == {"partial_products", "add_splits"}
+    for kernel in launched.values():
+        assert stack_bytes(kernel, tmp_path) <= FEW_BYTES
+    found = accumulators(launched["partial_products"])
+    assert found
+    assert all(value.startswith("%cst") for value in found), found  # zeros
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("result", ["fp32", "fp64"])
-@pytest.mark.parametrize("size", [27, 48, MAX_INVERSE_ENTRIES])
-def test_inverse(size: int, result: str, capability: int, tmp_path: Path) -> None:
-    from trainact.kernels.inverse import launch_options
-    from trainact.kernels.inverse_kernel import damped_inverses
+@pytest.mark.parametrize("name", SIDE_BY_SIDE)
+def test_patches_side_by_side_are_read_in_wide_loads(name: str, launched) -> None:
+    launch_products(name, torch.float32)
+    code = launched["partial_products"].asm["ptx"]
+    widths = re.findall(r"cp\.async\.c[ag]\S+ .*?, (0x\w+|\d+)(?:,|;)", code)
+    assert widths
+    assert {int(width, 0) for width in widths} == {16}
+    assert "ld.global" not in code
 
-    types = {
-        "products_ptr": "*fp64",
-        "result_ptr": f"*{result}",
-        "num_rows": "fp64",
-        "lam": "fp64",
-    }
-    block, num_warps = launch_options(size)
-    constants = {"RESOLUTION": 2.0**-20, "NUM_ENTRIES": size, "BLOCK": block}
-    compiled = build(
-        damped_inverses, types, constants, capability=capability, num_warps=num_warps
-    )
+
+@pytest.mark.parametrize("name", ["3x3/1", "7x7/2"])
+def test_split_precision(name: str, launched) -> None:
+    from trainact.kernels.gram import Launch
+
+    launch_products(name, torch.float32, Launch(32, 32, "tf32x3"))
+    # Three products of one tile build on one another; the first one on zeros.
+    first, *others = accumulators(launched["partial_products"])
+    assert first.startswith("%cst")
+    assert len(others) == 2
+
+
+@pytest.mark.parametrize("size", [1, 27, 48, 64, MAX_INVERSE_ENTRIES])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inverse(size: int, dtype: torch.dtype, launched, tmp_path: Path) -> None:
+    from trainact.kernels.inverse import damped_inverse
+
+    products = torch.eye(size, dtype=torch.float64)[None]
+    damped_inverse(products, 100, 0.1, dtype)
+    (kernel,) = launched.values()
     if size <= 64:
-        assert stack_bytes(compiled, tmp_path) <= FEW_BYTES
+        assert stack_bytes(kernel, tmp_path) <= FEW_BYTES
+
+
+def test_another_damping_or_row_count_compiles_nothing_new(launched) -> None:
+    from trainact.kernels.inverse import damped_inverse
+
+    products = torch.eye(5, dtype=torch.float64)[None]
+    kernels = []
+    for num_rows, lam in ((1, 0.1), (16, 0.2), (1000, 1.0)):
+        damped_inverse(products, num_rows, lam, torch.float32)
+        kernels.append(launched["damped_inverses"])
+    assert kernels[0] is kernels[1] is kernels[2]

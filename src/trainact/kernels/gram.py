@@ -218,7 +218,7 @@ def _launch(x: Tensor, problem: _Problem, launch: Launch, result_GPP: Tensor) ->
         num_stages=launch.num_stages,
         **OPTIONS,
     )
-    num_values = min(values, 64)
+    num_values = 32
     _kernel(add_splits)[pairs, values // num_values, groups](
         partial,
         result_GPP,
@@ -228,7 +228,7 @@ def _launch(x: Tensor, problem: _Problem, launch: Launch, result_GPP: Tensor) ->
         NUM_BLOCKS=blocks,
         BLOCK_P=launch.block_entries,
         NUM_VALUES=num_values,
-        SPLITS_AT_ONCE=32,
+        SPLITS_AT_ONCE=64,
         num_warps=4,
         **OPTIONS,
     )
