@@ -92,9 +92,19 @@ def truth(x: torch.Tensor, geometry: Geometry | None) -> np.ndarray:
     return np.einsum("gnp,gnq->gpq", rows, rows)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", STEMS)
-def test_products_are_the_oracles(name: str, dtype: torch.dtype) -> None:
+def test_products_are_the_oracles(name: str) -> None:
+    stem = STEMS[name]
+    x = stem.input()
+    result = kernel.patch_products(x, stem.geometry)
+    assert result.dtype == torch.float64
+    assert relative_error(result, truth(x, stem.geometry)) < BOUND
+    assert torch.equal(result, result.mT)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["4x4/4", "groups", "asymmetric", "reflect"])
+def test_half_precision_is_not_rounded_further(name: str, dtype: torch.dtype) -> None:
     stem = STEMS[name]
     x = stem.input(dtype)
     result = kernel.patch_products(x, stem.geometry)
@@ -104,7 +114,7 @@ def test_products_are_the_oracles(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(300, 70), (3, 5, 11), (16,)])
+@pytest.mark.parametrize("shape", [(90, 70), (3, 5, 11), (16,)])
 def test_vectors(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = torch.randn(shape).to(dtype)
     assert relative_error(kernel.patch_products(x, None), truth(x, None)) < BOUND
@@ -140,7 +150,7 @@ def test_cuts_do_not_matter(block_entries: int, block_rows: int) -> None:
 @pytest.mark.parametrize("programs", [1, 3, 64])
 def test_splits_do_not_matter(programs: int, monkeypatch) -> None:
     monkeypatch.setattr(kernel, "INTERPRETED_PROGRAMS", programs)
-    stem = Stem((4, 1, 20, 20), 2)
+    stem = Stem((4, 1, 12, 12), 2)
     x, launch = stem.input(), kernel.Launch(16, 16)
     result = kernel.patch_products(x, stem.geometry, launch)
     assert relative_error(result, truth(x, stem.geometry)) < BOUND
@@ -190,12 +200,12 @@ def test_empty_batch(shape: tuple[int, ...]) -> None:
 def test_memory_is_written_before_it_is_read() -> None:
     # The fixture fills uninitialised memory with NaN: the workspace and the result.
     assert torch.ones(1).new_empty(64, dtype=torch.float64).isnan().all()
-    stem = STEMS["7x7/2"]
+    stem = STEMS["3x3/1"]
     assert kernel.patch_products(stem.input(), stem.geometry).isfinite().all()
 
 
 def test_two_runs_agree_to_the_bit() -> None:
-    stem = STEMS["7x7/2"]
+    stem = STEMS["3x3/1"]
     x = stem.input()
     first, second = (kernel.patch_products(x, stem.geometry) for _ in range(2))
     assert torch.equal(first, second)

@@ -19,17 +19,17 @@ from trainact.kernels.choice import INTERPRETED
 from .conftest import needs_triton
 
 HERE = Path(__file__).parent
-FILES = ("test_gram.py", "test_inverse.py", "test_ways.py", "test_benchmark.py")
+FILES = (("test_gram.py", "test_inverse.py"), ("test_ways.py", "test_benchmark.py"))
 
 
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter's process")
-@pytest.mark.parametrize("name", FILES)
-def test_under_the_interpreter(name: str) -> None:
+@pytest.mark.parametrize("names", FILES, ids=" ".join)
+def test_under_the_interpreter(names: tuple[str, ...]) -> None:
     # One thread: the interpreter is NumPy on small matrices.
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    arguments = ["-q", "-p", "no:cacheprovider", str(HERE / name)]
+    arguments = ["-q", "-p", "no:cacheprovider", *(str(HERE / name) for name in names)]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
         env=environment, cwd=HERE.parents[1],

@@ -26,8 +26,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # One program holds the whole matrix in the registers of one multiprocessor.
 MAX_INVERSE_ENTRIES = 128
 
-# Row numbers are 32-bit integers in the kernel; tiles may reach beyond the last row.
-MAX_ROWS = 2**31 - 2**20
+# Row numbers are 32-bit integers in the kernel, and the last range of rows may reach as
+# far again beyond the end.
+MAX_ROWS = 2**30
 
 PRODUCT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
