@@ -35,7 +35,7 @@ PRODUCT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Win:
-    """A measured advantage of a kernel over PyTorch's operators.
+    """A measured advantage of a kernel, as it is launched by default.
 
     Attributes:
         operation: ``"products"`` or ``"inverse"``.
@@ -89,7 +89,10 @@ class use:  # noqa: N801 - read as a verb, like torch.no_grad
         products: Backend | None = None,
         inverse: Backend | None = None,
     ) -> None:
-        asked = {"products": products or backend, "inverse": inverse or backend}
+        asked: dict[Operation, Backend | None] = {
+            "products": products or backend,
+            "inverse": inverse or backend,
+        }
         if not any(asked.values()):
             msg = "nothing chosen: give a backend, or one for products= or inverse="
             raise ValueError(msg)
@@ -98,7 +101,9 @@ class use:  # noqa: N801 - read as a verb, like torch.no_grad
                 msg = f"backend {value!r} is not one of {', '.join(BACKENDS)}"
                 raise ValueError(msg)
         self._before = dict(_chosen)
-        _chosen.update({name: value for name, value in asked.items() if value})  # pyright: ignore[reportCallIssue, reportArgumentType]
+        for operation, value in asked.items():
+            if value is not None:
+                _chosen[operation] = value
 
     def __enter__(self) -> None:
         """The choice has been made already."""
