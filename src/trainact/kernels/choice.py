@@ -93,17 +93,16 @@ class use:  # noqa: N801 - read as a verb, like torch.no_grad
             "products": products or backend,
             "inverse": inverse or backend,
         }
-        if not any(asked.values()):
+        given = {name: value for name, value in asked.items() if value is not None}
+        if not given:
             msg = "nothing chosen: give a backend, or one for products= or inverse="
             raise ValueError(msg)
-        for value in asked.values():
-            if value is not None and value not in BACKENDS:
+        for value in given.values():
+            if value not in BACKENDS:
                 msg = f"backend {value!r} is not one of {', '.join(BACKENDS)}"
                 raise ValueError(msg)
         self._before = dict(_chosen)
-        for operation, value in asked.items():
-            if value is not None:
-                _chosen[operation] = value
+        _chosen.update(given)
 
     def __enter__(self) -> None:
         """The choice has been made already."""
