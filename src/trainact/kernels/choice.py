@@ -93,7 +93,9 @@ class use:  # noqa: N801 - read as a verb, like torch.no_grad
             "products": products or backend,
             "inverse": inverse or backend,
         }
-        given = {name: value for name, value in asked.items() if value is not None}
+        given: dict[Operation, Backend] = {
+            name: value for name, value in asked.items() if value is not None
+        }
         if not given:
             msg = "nothing chosen: give a backend, or one for products= or inverse="
             raise ValueError(msg)
