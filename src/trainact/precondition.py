@@ -73,6 +73,5 @@ def may_be_transformed() -> bool:
 
 def _add_zero(weight: Tensor, factor: Factor) -> Tensor:
     with torch.autocast(weight.device.type, enabled=False):
-        inner, basis, outer = factor
-        product = apply_factor(weight, inner.mT, basis, outer)
+        product = apply_factor(weight, factor.inner.mT, factor.basis, factor.outer)
         return weight.detach() + (product - product.detach())
