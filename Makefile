@@ -44,6 +44,7 @@ bench: .venv/dev ## measure what TrAct costs on this machine (about 20 minutes)
 gpu: ## run the GPU tests and the GPU benchmark with this machine's own torch
 	PYTHONPATH=src $(PYTHON) -m pytest -q -m gpu -rs tests
 	PYTHONPATH=src $(PYTHON) -m trainact.lab.bench gpu $(or $(OUT),runs)/steps-gpu.jsonl 4
+	PYTHONPATH=src $(PYTHON) -m benchmarks.kernels --out $(or $(OUT),runs)/kernels-gpu.jsonl
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

@@ -4,7 +4,7 @@ TrAct (Petersen, Borgelt, Ermon, NeurIPS 2024) for PyTorch: one line, the same m
 fewer epochs.
 """
 
-from trainact import diagnostics, functional
+from trainact import diagnostics, functional, kernels
 from trainact._version import __version__
 from trainact.deferred import deferred
 from trainact.estimate import Estimate
@@ -32,6 +32,7 @@ __all__ = [
     "diagnostics",
     "first_layers",
     "functional",
+    "kernels",
     "remove",
     "split_parameters",
     "tract_layers",

@@ -28,6 +28,7 @@ from trainact.precision import (
     statistics_dtype,
 )
 from trainact.products import self_product
+from trainact.statistics import sum_products
 from trainact.sync import (
     Group,
     gather_counts,
@@ -95,7 +96,7 @@ class Accumulator:
         self._refuse_what_would_be_wrong()
         num_rows = rows.count_rows(x, geometry)
         is_few = num_rows < self.num_entries
-        take = rows.extract_rows if is_few else rows.sum_products
+        take = rows.extract_rows if is_few else sum_products
         with torch.no_grad(), full_precision(x):
             seen = take(x.detach(), geometry)
         # Only a second differentiation through the input gives the weight gradient

@@ -41,6 +41,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trainact.kernels.choice import takes_inverse
+from trainact.kernels.operators import damped_inverse
 from trainact.precision import accumulation_dtype, product_dtype, statistics_dtype
 from trainact.products import tile_bytes
 
@@ -67,24 +69,33 @@ class Factor(NamedTuple):
 
 
 def factorise(
-    gram_GPP: Tensor, lam: float, dtype: torch.dtype, span_GNP: Tensor | None = None
+    gram_GPP: Tensor,
+    lam: float,
+    dtype: torch.dtype,
+    span_GNP: Tensor | None = None,
+    num_rows: int = 1,
 ) -> Factor:
     r"""The primal form, :math:`(A + \lambda I)^{-1}`.
 
     Cost: about ``P**3`` multiplications per group in float64; no wait for the device.
 
     Args:
-        gram_GPP: A, ``[G, P, P]``.
+        gram_GPP: A, ``[G, P, P]``, or b times A.
         lam: :math:`\lambda`.
         dtype: in which A's products were formed, and in which the inverse is kept.
         span_GNP: rows, fewer than entries, of which every gradient to come is a
             combination; A may hold further ones. What a float32 gradient has outside
             their span is rounding, which the inverse would amplify by 1 / λ:
             :math:`U^\top U (A + \lambda I)^{-1}`, kept in A's dtype, takes it out.
+        num_rows: b, where the matrix is b times A.
 
     Returns:
         The factor; NaN where A is not finite.
     """
+    if span_GNP is None and takes_inverse(gram_GPP, dtype):
+        return Factor(damped_inverse(gram_GPP, num_rows, lam, dtype))
+    if num_rows != 1:
+        gram_GPP = gram_GPP / num_rows
     lam_G = _resolvable(lam, _trace(gram_GPP), dtype)
     inverse_GPP = torch.cholesky_inverse(_cholesky(gram_GPP, lam_G))
     if span_GNP is None:

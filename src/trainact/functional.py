@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainact import gram, rows, statistics
 from trainact import precondition as _precondition
+from trainact import rows, statistics
 from trainact.factor import Factor, factorise
 from trainact.geometry import make_geometry
 from trainact.layers import check_lam
@@ -82,7 +82,7 @@ def patch_gram(
         raise ValueError(msg)
     num_rows = rows.count_rows(x, geometry)
     with full_precision(x):
-        gram_GPP = gram.patch_products(x, geometry) / num_rows
+        gram_GPP = statistics.sum_products(x, geometry) / num_rows
     gram_GPP = gram_GPP.to(statistics_dtype(x))
     return gram_GPP[0] if groups == 1 else gram_GPP
 

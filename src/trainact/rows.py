@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainact.geometry import Geometry
 from trainact.gram import patch_products, row_products
+from trainact.kernels import choice
 from trainact.patches import extract_patches
 
 
@@ -55,6 +56,13 @@ def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:
     Returns:
         b times A, ``[G, P, P]``, float64 (float32 on devices without it).
     """
+    if choice.may_take("products") and choice.takes_products(
+        x, count_entries(x, geometry), count_rows(x, geometry)
+    ):
+        from trainact.kernels import gram  # imports Triton
+
+        batch = x if geometry is None else _batched(x, geometry)
+        return gram.patch_products(batch, geometry)
     if geometry is None:
         return row_products(x.reshape(-1, x.shape[-1]))
     return patch_products(_batched(x, geometry), geometry)

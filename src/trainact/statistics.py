@@ -8,6 +8,7 @@ from torch import Tensor
 from trainact import ops, rows
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
+from trainact.kernels.choice import may_take
 from trainact.precision import full_precision, statistics_dtype
 
 
@@ -30,15 +31,19 @@ def local_factor(
     num_rows = rows.count_rows(x, geometry)
     with full_precision(x):
         if num_rows >= rows.count_entries(x, geometry):
-            gram_GPP = sum_products(x, geometry) / num_rows
-            return factorise(gram_GPP, lam, statistics_dtype(x))
+            products_GPP = sum_products(x, geometry)
+            dtype = statistics_dtype(x)
+            return factorise(products_GPP, lam, dtype, num_rows=num_rows)
         if torch.compiler.is_compiling():
             return ops.dual_factor(x, geometry, lam, in_span)
         return factorise_rows(rows.extract_rows(x, geometry), lam, in_span)
 
 
 def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:
-    """Sum over the rows of their outer products, as one operator in compiled code.
+    """Sum over the rows of their outer products, as one operator where it must be.
+
+    That is in compiled code, and where a kernel may take over: it cannot read fake and
+    batched tensors, the operator can.
 
     Args:
         x: the layer's input.
@@ -47,5 +52,6 @@ def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:
     Returns:
         b times A, ``[G, P, P]``.
     """
-    source = ops if torch.compiler.is_compiling() else rows
+    as_operator = torch.compiler.is_compiling() or may_take("products")
+    source = ops if as_operator else rows
     return source.sum_products(x, geometry)
