@@ -33,6 +33,7 @@ from trainact.gram import patch_products
 from trainact.kernels.choice import INSTALLED, Backend
 from trainact.lab.environment import describe
 from trainact.patches import extract_patches
+from trainact.shifts import shifted_products
 
 EPS = torch.finfo(torch.float32).eps
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -88,6 +89,11 @@ def product_candidates(x: Tensor, geometry: Geometry) -> dict[str, Run]:
         "library": lambda: patch_products(x, geometry),
         "explicit unfold": unfold,
     }
+    for dim, size in enumerate(geometry.kernel_size):
+        if size > geometry.stride[dim]:
+            candidates[f"shifts along {dim}"] = lambda dim=dim: shifted_products(
+                x, geometry, dim
+            )
     if INSTALLED:
         from trainact.kernels import gram
 

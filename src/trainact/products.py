@@ -16,9 +16,9 @@ from torch import Tensor
 
 from trainact.precision import product_dtype
 
-# Measured on 2 CPU cores (3x3/1 at 128x32², 7x7/2 and 16x16/16 at 16x224²): 4 MiB is
-# within 5 % of the best tile for each, and 64 MiB up to 60 % slower.
-TILE_BYTES = 4 * 2**20
+# Measured on 2 CPU cores (3x3/1 at 128x32², 7x7/2, 16x16/8 and 16x16/16 at 16x224²):
+# within 8 % of the best tile for each; 4 MiB is up to 24 % slower.
+TILE_BYTES = 8 * 2**20
 
 # On an accelerator a launch costs more than a cache miss, so tiles are larger there.
 ACCELERATOR_TILE_BYTES = 256 * 2**20

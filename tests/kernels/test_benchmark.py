@@ -31,7 +31,7 @@ def test_smoke(monkeypatch, tmp_path: Path) -> None:
         assert record["device"]
         assert record["commit"]
     candidates = {record["candidate"].split()[0] for record in records}
-    assert candidates == {"library", "explicit", "triton"}
+    assert candidates == {"library", "explicit", "shifts", "triton"}
 
 
 def test_no_time_for_what_is_wrong() -> None:

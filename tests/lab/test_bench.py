@@ -17,6 +17,7 @@ from trainact.lab.bench import __main__ as entry
 from trainact.lab.bench import floor, plan
 from trainact.lab.bench.arms import ARMS
 from trainact.lab.bench.cases import CASES, Case
+from trainact.lab.bench.options import USUAL_ARMS
 from trainact.lab.bench.records import BenchRecord, bench_file
 
 from .conftest import Outcome
@@ -80,7 +81,7 @@ def test_everything_about_one_case(bench: Bench, tmp_path: Path) -> None:
     outcome = bench("--cases", "tiny", "--rounds", "3", "--json")
     assert outcome.code == 0, outcome.err
     arms = arms_of(outcome)
-    assert list(arms) == list(ARMS)
+    assert list(arms) == list(USUAL_ARMS)
     for arm in arms.values():
         assert arm["problem"] is None
         assert arm["error"] < 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import trainact
+from trainact import kernels
 from trainact.geometry import conv_geometry
 from trainact.lab.bench.options import ARM_NAMES
 from trainact.lab.errors import LabError, did_you_mean
@@ -114,6 +116,36 @@ def _with_unfold(model: nn.Module, layer: str, lam: float) -> nn.Module:
     return _replace(model, layer, lambda plain: Unfolded(plain, lam))
 
 
+def _with_overlap(model: nn.Module, layer: str, lam: float) -> nn.Module:
+    _check_streams()
+    model = _with_trainact(model, layer, lam)
+    one: Any = model.get_submodule(layer)
+    one.overlap = True
+    return model
+
+
+def _with_kernel(model: nn.Module, layer: str, lam: float) -> nn.Module:
+    _check_streams()
+    model = _with_trainact(model, layer, lam)
+    one, chosen = model.get_submodule(layer), contextlib.ExitStack()
+
+    def enter(*_: Any) -> None:
+        chosen.enter_context(kernels.use(products="triton"))
+
+    def leave(*_: Any) -> None:
+        chosen.close()
+
+    # The choice is the process's, and the other arms are to keep theirs.
+    one.register_forward_pre_hook(enter)
+    one.register_forward_hook(leave, always_call=True)
+    return model
+
+
+def _check_streams() -> None:
+    if not torch.cuda.is_available():
+        raise ArmUnavailableError("it needs a CUDA or ROCm device")
+
+
 def _replace(
     model: nn.Module, layer: str, make: Callable[[nn.Module], nn.Module]
 ) -> nn.Module:
@@ -125,7 +157,15 @@ def _replace(
 ARMS: dict[str, Treatment] = dict(
     zip(
         ARM_NAMES,
-        (_untouched, _untouched, _with_trainact, _with_peer, _with_unfold),
+        (
+            _untouched,
+            _untouched,
+            _with_trainact,
+            _with_peer,
+            _with_unfold,
+            _with_overlap,
+            _with_kernel,
+        ),
         strict=True,
     )
 )

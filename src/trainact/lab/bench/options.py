@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-ARM_NAMES = ("vanilla", "vanilla-again", "trainact", "torch-tract", "unfold")
+USUAL_ARMS = ("vanilla", "vanilla-again", "trainact", "torch-tract", "unfold")
+ARM_NAMES = (*USUAL_ARMS, "trainact-overlap", "trainact-triton")
 MODE_NAMES = ("eager-fp32", "eager-bf16", "compiled-fp32", "compiled-bf16")
 
 
@@ -40,9 +41,11 @@ class BenchOptions:
     lam: float = 0.1
     """TrAct's lambda."""
 
-    arms: tuple[str, ...] = ARM_NAMES
+    arms: tuple[str, ...] = USUAL_ARMS
     """Arms to compare. vanilla-again shows the machine's noise, torch-tract is the
-    paper's code if it is installed, unfold the formula written down plainly."""
+    paper's code if it is installed, unfold the formula written down plainly. On CUDA
+    and ROCm devices also trainact-overlap (statistics on a stream of their own) and
+    trainact-triton (products by the Triton kernel)."""
 
     modes: tuple[str, ...] = ("eager-fp32",)
     """eager-fp32, eager-bf16 (autocast), compiled-fp32, compiled-bf16."""

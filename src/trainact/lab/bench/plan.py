@@ -10,7 +10,7 @@ import torch
 from trainact.lab.bench.arms import choose_arms
 from trainact.lab.bench.cases import CASES, Case, find_case
 from trainact.lab.bench.modes import find_mode
-from trainact.lab.bench.options import ARM_NAMES, BenchOptions
+from trainact.lab.bench.options import ARM_NAMES, USUAL_ARMS, BenchOptions
 from trainact.lab.bench.scaling import scaling_cases
 from trainact.lab.bench.workload import Job
 from trainact.lab.errors import LabError, check_positive
@@ -42,7 +42,7 @@ class Part:
     rounds: int = DEFAULT_ROUNDS
     layer_only: bool = False
     modes: tuple[str, ...] = ("eager-fp32",)
-    arms: tuple[str, ...] = ARM_NAMES
+    arms: tuple[str, ...] = USUAL_ARMS
 
 
 def _of(names: tuple[str, ...]) -> tuple[Case, ...]:
@@ -56,7 +56,7 @@ def _rest(names: tuple[str, ...]) -> tuple[Case, ...]:
 _SCALING = Part(
     tuple(scaling_cases()),
     layer_only=True,
-    arms=tuple(arm for arm in ARM_NAMES if arm != "vanilla-again"),
+    arms=tuple(arm for arm in USUAL_ARMS if arm != "vanilla-again"),
 )
 
 _QUICK = (Part(_of(_SMALL)), Part(_of(("resnet50-224",)), layer_only=True))
@@ -70,7 +70,9 @@ SUITES = {
         _SCALING,
     ),
     "gpu": (
-        Part(_of(_STEPS), rounds=20, modes=("eager-fp32", "eager-bf16")),
+        Part(
+            _of(_STEPS), rounds=20, modes=("eager-fp32", "eager-bf16"), arms=ARM_NAMES
+        ),
         Part(_rest(_STEPS), rounds=20, layer_only=True),
         _SCALING,
         Part(_of(_LARGE), rounds=20, modes=("compiled-bf16",), arms=_COMPILED_ARMS),
@@ -95,7 +97,7 @@ def plan(options: BenchOptions, device: torch.device) -> list[Job]:
             case=case,
             batch=case.batch_cpu if device.type == "cpu" else case.batch_gpu,
             mode=find_mode(mode, options.channels_last),
-            arms=tuple(arm for arm in part.arms if arm in asked),
+            arms=part.arms if options.arms == USUAL_ARMS else asked,
             rounds=options.rounds or part.rounds,
             layer_only=part.layer_only or options.layer_only,
             lam=options.lam,

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 _COLOURS: dict[str, str] = dict(
     zip(
         ARM_NAMES,
-        ("0.35", "0.6", "tab:red", "tab:blue", "tab:orange"),
+        (
+            "0.35",
+            "0.6",
+            "tab:red",
+            "tab:blue",
+            "tab:orange",
+            "tab:green",
+            "tab:purple",
+        ),
         strict=True,
     )
 )
@@ -74,7 +82,7 @@ def _draw_cases(
         if not shown:
             continue
         for arm, spread in shown:
-            offset = 0.16 * (ARM_NAMES.index(arm) - 2.5)
+            offset = 0.11 * (ARM_NAMES.index(arm) - len(ARM_NAMES) / 2)
             panel.errorbar(
                 spread.p50,
                 len(labels) + offset,
