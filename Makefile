@@ -5,6 +5,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= auto
 ARGS ?=
+RUNS = $(or $(OUT),runs)
+GPU_TESTS = tests/contract/test_gpu.py tests/contract/test_gpu_overlap.py \
+  tests/kernels/test_gpu.py tests/test_follow.py
 
 .PHONY: compare test check format lint types tests doctests bench gpu readme clean help
 
@@ -41,10 +44,13 @@ doctests: .venv/dev
 bench: .venv/dev ## measure what TrAct costs on this machine (about 20 minutes)
 	$(BIN)/trainact bench --suite cpu --out records/benchmarks/steps-cpu.jsonl $(ARGS)
 
-gpu: ## run the GPU tests and the GPU benchmark with this machine's own torch
-	PYTHONPATH=src $(PYTHON) -m pytest -q -m gpu -rs tests
-	PYTHONPATH=src $(PYTHON) -m trainact.lab.bench gpu $(or $(OUT),runs)/steps-gpu.jsonl 4
-	PYTHONPATH=src $(PYTHON) -m benchmarks.kernels --out $(or $(OUT),runs)/kernels-gpu.jsonl
+# Within ten minutes, whatever fails: tests, then kernels, then the steps.
+gpu: ## run the GPU tests and the GPU benchmarks with this machine's own torch
+	export PYTHONPATH=src; status=0; \
+	timeout 220 $(PYTHON) -m pytest -q -m gpu -rs $(GPU_TESTS) || status=$$?; \
+	timeout 130 $(PYTHON) -m benchmarks.kernels --out $(RUNS)/kernels-gpu.jsonl || status=$$?; \
+	timeout 240 $(PYTHON) -m trainact.lab.bench gpu $(RUNS)/steps-gpu.jsonl 3 || status=$$?; \
+	exit $$status
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
