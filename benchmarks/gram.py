@@ -23,6 +23,7 @@ from trainact.cost import cheapest_dim
 from trainact.geometry import Geometry, make_geometry
 from trainact.gram import tiled_products
 from trainact.lab.environment import describe
+from trainact.lines import make_layout
 from trainact.shifts import shifted_products
 
 # name -> (input, kernel_size, stride, padding, dilation, groups)
@@ -49,7 +50,11 @@ SETTINGS: dict[str, Setting] = {
     "digits 3x3": ((64, 1, 8, 8), 3, 1, 1, 1, 1),
     "dilated 3x3": ((16, 3, 64, 64), 3, 1, 2, 2, 1),
     "dilated 5x5/2": ((16, 3, 96, 96), 5, 2, 6, 3, 1),
-    "reflected 9x9": ((4, 3, 128, 128), 9, 1, 4, 1, 1),
+    "dilated by 12": ((4, 3, 128, 128), 3, 1, 12, 12, 1),
+    "signal dilated by 64": ((8, 3, 16000), 3, 1, 64, 64, 1),
+    "signal dilated by 500": ((8, 3, 160000), 3, 1, 500, 500, 1),
+    "small maps 3x3": ((512, 64, 8, 8), 3, 1, 1, 1, 1),
+    "large 9x9": ((4, 3, 128, 128), 9, 1, 4, 1, 1),
     "hyperspectral 3x3": ((4, 100, 32, 32), 3, 1, 1, 1, 1),
     "grouped 3x3": ((16, 6, 64, 64), 3, 1, 1, 1, 3),
     "depthwise 5x5": ((8, 12, 56, 56), 5, 1, 2, 1, 12),
@@ -83,8 +88,9 @@ def ways(
     """The ways to a setting's XᵀX."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     result = {"tiles": lambda: tiled_products(x, geometry)}
+    outputs = geometry.output_size(shape[2:])
     for dim, size in enumerate(geometry.kernel_size):
-        if size > 1:
+        if size > 1 and make_layout(geometry, dim).num_border <= outputs[dim]:
             result[f"dim {dim}"] = lambda d=dim: shifted_products(x, geometry, d)
     return result
 
@@ -120,15 +126,17 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     origin = describe(torch.device("cpu"))
+    lines: list[str] = []
     for name in arguments.settings:
         record = measure(name, arguments.rounds)
         best = min(record["ms"].values())
         loss = record["ms"][record["chosen"]] / best
         times = "  ".join(f"{way} {ms:8.3f}" for way, ms in record["ms"].items())
         print(f"{name:24s} {record['chosen']:6s} loss {loss:.2f}  {times}", flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(json.dumps({**record, **origin}) + "\n")
+        lines.append(json.dumps({**record, **origin}) + "\n")
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text("".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Statistics beside the forward pass: what is launched where, and who waits for whom.
 
 A CPU has no streams: stand-ins write down what they are told, in order. What only a
-device shows is in `contract/test_gpu.py`.
+device shows is in `contract/test_gpu_overlap.py`.
 """
 
 from __future__ import annotations

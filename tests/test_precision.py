@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.cases import oracle_gradient
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 from trainact import precision, products
+from trainact.cost import cheapest_dim
 from trainact.factor import apply_factor
 from trainact.geometry import conv_geometry
 from trainact.precision import rounds_float32
@@ -141,6 +142,9 @@ def test_gradient_where_products_are_rounded(name: str, split: bool, monkeypatch
     z.backward(grad_z)
     truth = oracle_gradient(plain, x, grad_z, 0.1)
     geometry = None if x.ndim == 2 else conv_geometry(plain)
+    if geometry is not None:
+        by_shifts = cheapest_dim(geometry, tuple(x.shape), "cpu") is not None
+        assert by_shifts == ("shifts" in name)
     with RoundProducts() as hardware:
         factor = local_factor(x, geometry, 0.1, in_span=True)
         result = apply_factor(plain.weight.grad, *factor)

@@ -29,6 +29,9 @@ SUM = 0.5
 TILES_CALL = 50e3
 SHIFTS_CALL = 200e3
 
+# Entries of all lines that a kernel reaches beyond its first, over entries of a patch.
+MAX_BORDER = 2
+
 
 @lru_cache(maxsize=1024)
 def cheapest_dim(
@@ -48,10 +51,30 @@ def cheapest_dim(
         return None
     outputs = geometry.output_size(shape[2:])
     costs: dict[int | None, float] = {None: tiles_cost(geometry, shape[0], outputs)}
-    for dim, size in enumerate(geometry.kernel_size):
-        if size > 1:
+    for dim in range(geometry.num_spatial):
+        if can_shift(geometry, outputs, dim):
             costs[dim] = shifts_cost(geometry, shape[0], outputs, dim)
     return min(costs, key=lambda dim: costs[dim])
+
+
+def can_shift(geometry: Geometry, outputs: Sequence[int], dim: int) -> bool:
+    """Whether shifts along a dimension are possible, and their border is bounded.
+
+    Args:
+        geometry: of the layer.
+        outputs: output positions per spatial dimension.
+        dim: the spatial dimension.
+
+    Returns:
+        False for one kernel position; for fewer output lines than a kernel reaches; and
+        where dilation makes the products at the border much larger than A.
+    """
+    layout = make_layout(geometry, dim)
+    border = layout.num_border * layout.line_entries
+    return (
+        0 < layout.num_border <= outputs[dim]
+        and border <= MAX_BORDER * geometry.num_entries
+    )
 
 
 def tiles_cost(geometry: Geometry, batch: int, outputs: Sequence[int]) -> float:
@@ -91,10 +114,11 @@ def shifts_cost(
     for shift in layout.shifts[1:]:
         other = layout.last_entries if shift == reach else size
         products += _product(size, other)
-    border = 2 * (COPY * reach * size + _self_product(reach * size))
+    border = 3 * (COPY * reach * size + _product(reach * size, reach * size))
     copy = LAST_COPY if dim == geometry.num_spatial - 1 else COPY
     copied = copy * size * (outputs[dim] + reach)
     summed = SUM * size**2 * len(layout.shifts) * rows / min(SUM_ROWS, rows / batch)
+    summed += SUM * 4 * (reach * size) ** 2
     return SHIFTS_CALL + rows * products + width * (border + copied) + summed
 
 

@@ -28,6 +28,7 @@ from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
 from trainact.later import precondition_later
 from trainact.precision import full_precision, statistics_dtype
+from trainact.statistics import sum_products
 from trainact.sync import Group, join_sums, refuse_what_cannot_work, split_sums
 from trainact.torch_internals import in_transform
 
@@ -113,7 +114,7 @@ class Estimator:
         is_few = num_rows < rows.count_entries(x, geometry)
         if is_few and decay == 0 and ranks is None:
             return _Rows(rows.extract_rows(x, geometry))
-        products_GPP = rows.sum_products(x, geometry)
+        products_GPP = sum_products(x, geometry)
         fresh = join_sums(products_GPP, num_rows)
         work = None
         if ranks is not None:

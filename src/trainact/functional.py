@@ -64,7 +64,7 @@ def patch_gram(
         msg = f"x has shape {tuple(x.shape)}; expected [batch, channels, *spatial]"
         raise ValueError(msg)
     geometry = make_geometry(
-        x.shape[1],
+        int(x.shape[1]),
         kernel_size,
         stride,
         padding,

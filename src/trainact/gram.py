@@ -44,7 +44,7 @@ def patch_products(x: Tensor, geometry: Geometry) -> Tensor:
         b times A, ``[G, P, P]``, float64 (float32 on devices without it); zeros for an
         empty batch.
     """
-    dim = cheapest_dim(geometry, tuple(x.shape), x.device.type)
+    dim = cheapest_dim(geometry, tuple(map(int, x.shape)), x.device.type)
     if dim is None:
         return tiled_products(x, geometry)
     return shifted_products(x, geometry, dim)

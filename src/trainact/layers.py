@@ -37,7 +37,8 @@ class TrActLayer(nn.Module):
 
     Attributes:
         overlap: set it to True to make statistics on a CUDA or ROCm stream of their
-            own, beside the rest of the forward pass; see `trainact.overlap`.
+            own, beside the rest of the forward pass. Without effect elsewhere, and for
+            sync, estimates and deferred statistics; see `trainact.overlap`.
     """
 
     _lam: float

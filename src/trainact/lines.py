@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -95,22 +94,11 @@ def make_layout(geometry: Geometry, dim: int) -> Layout:
     )
 
 
-class Piece(NamedTuple):
-    """Bands of the lines of some images, each with the lines that its kernels reach.
+def slabs(x: Tensor, geometry: Geometry, layout: Layout) -> Iterator[Tensor]:
+    """View a batch as lines, some images and a part of their width at a time.
 
-    Attributes:
-        bands: ``[b, n, G, M, o + Q, W]``, contiguous.
-        has_first: whether the first band starts with the image's first line.
-        has_last: whether the last band ends with the image's last line.
-    """
-
-    bands: Tensor
-    has_first: bool
-    has_last: bool
-
-
-def pieces(x: Tensor, geometry: Geometry, layout: Layout) -> Iterator[Piece]:
-    """Copy a batch's lines, as many as fit into a tile at a time.
+    Parts along the next dimension do not overlap, and are so narrow that bands of them
+    are higher than what bands share.
 
     Args:
         x: ``[B, C, *spatial]``, at least one image.
@@ -118,20 +106,76 @@ def pieces(x: Tensor, geometry: Geometry, layout: Layout) -> Iterator[Piece]:
         layout: of its kernel along one dimension.
 
     Yields:
-        Pieces that hold every output position once.
+        Views, as `line_view` has them, of padded images.
     """
     outputs = geometry.output_size(x.shape[2:])
     num_lines = outputs[layout.dim] + layout.num_border
     width = math.prod(outputs) // outputs[layout.dim]
-    image = geometry.groups * layout.line_entries * num_lines * width
-    budget = max(1, tile_bytes(x) // 4)
-    for images in x.split(max(1, budget // image)):
+    height = min(outputs[layout.dim], 4 * layout.num_border)
+    entries = geometry.groups * layout.line_entries * num_lines * width
+    # Products of an image, in float32 and in float64, may be more than its lines.
+    count = math.ceil(outputs[layout.dim] * width / SUM_ROWS)
+    products = 3 * count * geometry.groups * layout.line_entries**2
+    for images in x.split(max(1, _budget(x) // max(entries, products))):
         padded = pad(images.to(statistics_dtype(x)), geometry)
         view = line_view(padded, geometry, layout, num_lines)
-        for slab in _slabs(view, geometry, layout):
-            for lines, *ends in _bands(slab, geometry, layout):
-                some = max(1, budget * lines.shape[1] // lines.numel())
-                yield from _copies(lines, geometry, layout, some, *ends)
+        axis = 1 - geometry.num_spatial
+        if axis == 0:
+            yield view
+        else:
+            parts = max(1, math.ceil(width * height / SUM_ROWS))
+            yield from view.split(math.ceil(view.shape[axis] / parts), dim=axis)
+
+
+def bands(view: Tensor, geometry: Geometry, layout: Layout) -> Iterator[Tensor]:
+    """Copy a slab's lines in bands, each with the lines that its kernels reach.
+
+    Args:
+        view: of lines.
+        geometry: of the layer.
+        layout: of its kernel along one dimension.
+
+    Yields:
+        ``[b, n, G, M, o + Q, W]``, contiguous, about a tile at a time; together they
+        hold every output line once, in float32 sums of about `SUM_ROWS` rows a band.
+    """
+    axis, reach = view.ndim - geometry.num_spatial, layout.num_border
+    outputs = view.shape[axis] - reach
+    if outputs == 0:
+        return
+    width = math.prod(view.shape[axis + 1 :])
+    size = math.ceil(outputs / math.ceil(outputs * width / SUM_ROWS))
+    whole, rest = outputs // size * size, outputs % size
+    # Without a copy: a band dimension behind the images, its lines where lines were.
+    banded = view.narrow(axis, 0, whole + reach).unfold(axis, size + reach, size)
+    banded = banded.movedim(axis, 1).movedim(-1, axis + 1)
+    some = max(1, _budget(view) * banded.shape[1] // banded.numel())
+    for part in banded.split(some, dim=1):
+        yield copy_lines(part, geometry, layout)
+    if rest:
+        last = view.narrow(axis, whole, rest + reach)
+        yield copy_lines(last.unsqueeze(1), geometry, layout)
+
+
+def copy_lines(view: Tensor, geometry: Geometry, layout: Layout) -> Tensor:
+    """Write lines out.
+
+    Args:
+        view: ``[b, n, G, phases, C / G, *other kernel positions, lines, *others]``.
+        geometry: of the layer.
+        layout: of its kernel along one dimension.
+
+    Returns:
+        ``[b, n, G, M, lines, W]``, contiguous.
+    """
+    height = view.shape[-geometry.num_spatial]
+    shape = (*view.shape[:3], layout.line_entries, height, -1)
+    return view.reshape(shape).contiguous()
+
+
+def _budget(x: Tensor) -> int:
+    """Entries of a tile."""
+    return max(1, tile_bytes(x) // statistics_dtype(x).itemsize)
 
 
 def line_view(
@@ -162,58 +206,6 @@ def line_view(
     others = [a for a in range(3, 4 + num) if a not in (lines, phases)]
     kernels = range(4 + num, view.ndim)
     return view.permute(0, 1, phases, 2, *kernels, lines, *others)
-
-
-def _slabs(view: Tensor, geometry: Geometry, layout: Layout) -> Iterator[Tensor]:
-    """Parts along the next dimension, where parts do not overlap.
-
-    They are so narrow that bands of them are higher than what bands share.
-    """
-    axis = 1 - geometry.num_spatial
-    if axis == 0:
-        yield view
-        return
-    outputs = view.shape[axis - 1] - layout.num_border
-    width = math.prod(view.shape[axis:])
-    height = min(outputs, 4 * layout.num_border)
-    count = math.ceil(width * height / SUM_ROWS)
-    yield from view.split(math.ceil(view.shape[axis] / max(1, count)), dim=axis)
-
-
-def _bands(
-    view: Tensor, geometry: Geometry, layout: Layout
-) -> Iterator[tuple[Tensor, bool, bool]]:
-    """Bands of lines, ``[b, n, G, ..., o + Q, *other outputs]``, and what is left."""
-    axis, reach = view.ndim - geometry.num_spatial, layout.num_border
-    outputs = view.shape[axis] - reach
-    width = math.prod(view.shape[axis + 1 :])
-    size = math.ceil(outputs / math.ceil(outputs * width / SUM_ROWS))
-    whole, rest = outputs // size * size, outputs % size
-    bands = view.narrow(axis, 0, whole + reach).unfold(axis, size + reach, size)
-    yield bands.movedim(axis, 1).movedim(-1, axis + 1), True, rest == 0
-    if rest:
-        yield view.narrow(axis, whole, rest + reach).unsqueeze(1), False, True
-
-
-def _copies(
-    bands: Tensor,
-    geometry: Geometry,
-    layout: Layout,
-    some: int,
-    has_first: bool,
-    has_last: bool,
-) -> Iterator[Piece]:
-    """Copy ``some`` bands at a time."""
-    num_bands = bands.shape[1]
-    for start in range(0, num_bands, some):
-        part = bands[:, start : start + some]
-        height = part.shape[-geometry.num_spatial]
-        shape = (*part.shape[:3], layout.line_entries, height, -1)
-        yield Piece(
-            part.reshape(shape).contiguous(),
-            has_first and start == 0,
-            has_last and start + some >= num_bands,
-        )
 
 
 def _without(geometry: Geometry, dim: int) -> Geometry:

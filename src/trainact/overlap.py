@@ -7,7 +7,9 @@ layers leave idle. Off by default: ``layer.overlap = True`` switches it on.
 
 Memory that crosses streams is announced to PyTorch's caching allocator, which otherwise
 hands it out again too early. While a CUDA graph is captured, under `torch.compile` and
-in `torch.func` transforms everything stays on one stream.
+in `torch.func` transforms everything stays on one stream; so does a layer with `sync`
+over several ranks (whose all-reduce runs beside the forward pass in any case), with an
+`estimate`, inside `trainact.deferred`, or with an input divided over ranks.
 """
 
 from __future__ import annotations
@@ -51,15 +53,16 @@ def start_beside(x: Tensor, compute: Callable[[], Factor]) -> Callable[[], Facto
         Gives the factor to the stream that is current then, which waits for it; the
         host does not.
     """
-    side = side_stream(x.device)
-    side.wait_stream(torch.cuda.current_stream(x.device))
+    device = x.device  # the input itself is not to be kept until the backward
+    side = side_stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
         factor = compute()
     x.record_stream(side)
     ready = side.record_event()
 
     def finish() -> Factor:
-        stream = torch.cuda.current_stream(x.device)
+        stream = torch.cuda.current_stream(device)
         stream.wait_event(ready)
         for tensor in factor:
             if tensor is not None:

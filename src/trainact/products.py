@@ -2,14 +2,17 @@ r"""Products of matrices with many columns, in full precision, block by block.
 
 Where the settings would round float32 operands, they are taken apart into what the
 hardware holds exactly and the rest, so that products keep float32's precision. Sums run
-over at most a thousand columns or so in float32 and beyond that in float64, so that
-millions of rows cost no accuracy. A product of a matrix with itself is symmetric, of
-which only the blocks on and above the diagonal are computed.
+over a thousand or two of columns in float32 (8,192 on accelerators, for many entries)
+and beyond that in float64, so that millions of rows cost no accuracy. A product of a
+large matrix with itself is symmetric, of which a CPU computes only the blocks on and
+above the diagonal.
 
 Everything here is X transposed times X: columns are the rows of the unfolded batch.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import Tensor
@@ -17,7 +20,8 @@ from torch import Tensor
 from trainact.precision import product_dtype
 
 # Measured on 2 CPU cores (3x3/1 at 128x32², 7x7/2, 16x16/8 and 16x16/16 at 16x224²):
-# within 8 % of the best tile for each; 4 MiB is up to 24 % slower.
+# within 8 % of the best tile for each; 4 MiB is up to 24 % slower, and 16 MiB up to
+# 110 % on one core.
 TILE_BYTES = 8 * 2**20
 
 # On an accelerator a launch costs more than a cache miss, so tiles are larger there.
@@ -28,8 +32,10 @@ ACCELERATOR_TILE_BYTES = 256 * 2**20
 # entries).
 BLOCK_ROWS = 1024
 
-# Above this many entries a tile has few columns, and a matrix per block would be large.
+# Above this many entries a matrix per block would be large: longer blocks, one by one.
 BLOCK_ENTRIES = 256
+LONG_BLOCK_ROWS = 2048
+ACCELERATOR_BLOCK_ROWS = 8192
 
 # Matrices up to this size are multiplied with themselves at once. Measured on a CPU:
 # 768 entries take 0.56, 384 take 0.65 and 147 take 0.83 of the full product's time.
@@ -156,8 +162,13 @@ def sum_self_product(
     Returns:
         ``[G, P, P]``, symmetric.
     """
+    if columns.shape[1] > BLOCK_ENTRIES:
+        on_cpu = columns.device.type == "cpu"
+        longest = LONG_BLOCK_ROWS if on_cpu else ACCELERATOR_BLOCK_ROWS
+        products = (self_product(c, given) for c in columns.split(longest, dim=-1))
+        return functools.reduce(Tensor.add_, products, next(products).to(dtype))
     blocks = columns.shape[-1] // BLOCK_ROWS
-    if blocks < 2 or columns.shape[1] > BLOCK_ENTRIES:
+    if blocks < 2:
         return self_product(columns, given).to(dtype)
     whole, rest = columns.tensor_split([blocks * BLOCK_ROWS], dim=-1)
     stacked = whole.unflatten(-1, (blocks, BLOCK_ROWS)).movedim(-2, 1)

@@ -9,7 +9,8 @@ committed measurement on the device at hand says that it is faster, and nowhere 
         ...
     trainact.kernels.use(products="triton")    # one of the two operations alone
 
-Triton comes with PyTorch on Linux; it is imported when a kernel is first used.
+Triton comes with PyTorch on Linux; trainact imports it when a kernel is first
+used (PyTorch may have imported it before).
 """
 
 from trainact.kernels.choice import use
