@@ -226,18 +226,14 @@ class Accumulator:
 class _Observe(torch.autograd.Function):
     """Identity in both directions; the backward counts the rows."""
 
+    # Without a setup_context, as in `trainact.precondition`: transforms are refused.
     @staticmethod
     def forward(
-        weight: Tensor,
-        seen: Tensor,  # noqa: ARG004
-        add: Callable[[Tensor], None],  # noqa: ARG004
+        ctx: Any, weight: Tensor, seen: Tensor, add: Callable[[Tensor], None]
     ) -> Tensor:
-        return weight.view_as(weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        _, seen, ctx.add = inputs
+        ctx.add = add
         ctx.save_for_backward(seen)
+        return weight.view_as(weight)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -53,6 +53,7 @@ class Estimator:
         self._valid_for: Any = None
         self._latest: _Sums | _Rows | None = None
 
+    @torch.compiler.disable  # a graph would replay the factor of its first call
     def precondition(
         self,
         weight: Tensor,
@@ -77,7 +78,15 @@ class Estimator:
         Returns:
             The weight.
         """
-        return _outside_of_graphs(self, weight, x, geometry, lam, ranks, owner)
+        _refuse_what_would_be_wrong(x)
+        if ranks is None or ranks.is_alone():
+            if x.numel() == 0:
+                return weight
+            ranks = None
+        else:
+            refuse_what_cannot_work()
+        start = partial(self.start, x, geometry, lam, ranks)
+        return precondition_later(weight, x, owner, start)
 
     @torch.no_grad()
     def start(
@@ -220,30 +229,6 @@ def sample(x: Tensor, geometry: Geometry | None, fraction: float, turn: int) -> 
     first = turn * number % total
     index = (torch.arange(number, device=x.device) * total + first) // number
     return x.index_select(0, index)
-
-
-def _precondition(
-    estimator: Estimator,
-    weight: Tensor,
-    x: Tensor,
-    geometry: Geometry | None,
-    lam: float,
-    ranks: Group | None,
-    owner: nn.Module,
-) -> Tensor:
-    _refuse_what_would_be_wrong(x)
-    if ranks is None or ranks.is_alone():
-        if x.numel() == 0:
-            return weight
-        ranks = None
-    else:
-        refuse_what_cannot_work()
-    start = partial(estimator.start, x, geometry, lam, ranks)
-    return precondition_later(weight, x, owner, start)
-
-
-# A graph would replay the factor of the call that it was made from.
-_outside_of_graphs: Any = torch.compiler.disable(_precondition)
 
 
 def _refuse_what_would_be_wrong(x: Tensor) -> None:

@@ -54,14 +54,12 @@ class Pending:
 class _PreconditionLater(torch.autograd.Function):
     """Identity forward; the backward waits for the statistics of all ranks."""
 
+    # Without a setup_context, as in `trainact.precondition`: transforms are refused.
     @staticmethod
-    def forward(weight: Tensor, token: Tensor, pending: Pending) -> Tensor:  # noqa: ARG004
-        return weight.view_as(weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        _, token, ctx.pending = inputs
+    def forward(ctx: Any, weight: Tensor, token: Tensor, pending: Pending) -> Tensor:
+        ctx.pending = pending
         ctx.save_for_backward(token)
+        return weight.view_as(weight)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:

@@ -111,7 +111,7 @@ class TrActLayer(nn.Module):
         if self.accumulator is not None:
             return self.accumulator.observe(weight, x, geometry)  # pyright: ignore[reportAttributeAccessIssue]
         if self.estimator is not None:
-            return self.estimator.precondition(
+            return self.estimator.precondition(  # pyright: ignore[reportAttributeAccessIssue]
                 weight, x, geometry, self.lam, ranks, owner=self
             )
         if ranks is not None and not ranks.is_alone():

@@ -98,21 +98,15 @@ def precondition_over_ranks(
         with torch.no_grad(), full_precision(x):
             factor = _start_sums(x, geometry, lam, group, wait=True)()
         return precondition_with(weight, factor)
-    return _outside_of_graphs(weight, x, geometry, lam, group, owner)
+    start = _start_rows if is_wide else _start_sums
+    return _outside_of_graphs(weight, x, owner, partial(start, x, geometry, lam, group))
 
 
 def _precondition_later(
-    weight: Tensor,
-    x: Tensor,
-    geometry: Geometry | None,
-    lam: float,
-    group: Group,
-    owner: nn.Module,
+    weight: Tensor, x: Tensor, owner: nn.Module, start: Callable[[], Any]
 ) -> Tensor:
     refuse_what_cannot_work()
-    is_wide = rows.count_entries(x, geometry) > MAX_SUMMED_ENTRIES
-    start = _start_rows if is_wide else _start_sums
-    return precondition_later(weight, x, owner, partial(start, x, geometry, lam, group))
+    return precondition_later(weight, x, owner, start)
 
 
 # Which form is right depends on the other ranks' rows, which a graph cannot ask for.
