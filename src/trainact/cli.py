@@ -52,6 +52,26 @@ COMMANDS = {
         options="trainact.lab.options:InspectOptions",
         main="trainact.lab.inspect:main",
     ),
+    "recipes": Command(
+        summary="list the paper's experiments, or show one",
+        options="trainact.lab.recipe_list_options:RecipesOptions",
+        main="trainact.lab.recipe_list:main",
+    ),
+    "report": Command(
+        summary="draw and compare what was recorded, beside the paper's numbers",
+        options="trainact.lab.reporting.options:ReportOptions",
+        main="trainact.lab.reporting.main:main",
+    ),
+    "run": Command(
+        summary="train one of the paper's experiments",
+        options="trainact.lab.run_options:RunOptions",
+        main="trainact.lab.run_recipe:main",
+    ),
+    "sweep": Command(
+        summary="train many of the paper's experiments, side by side or on a cluster",
+        options="trainact.lab.run_options:SweepOptions",
+        main="trainact.lab.sweep:main",
+    ),
 }
 
 
@@ -62,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default the process's own.
 
     Returns:
-        The exit code: 0, 1 where `bench` found something broken, 2 for bad input,
-        130 after Ctrl-C.
+        The exit code: 0, 1 where `bench` found something broken or a run of `sweep`
+        failed, 2 for bad input, 130 after Ctrl-C.
     """
     _tolerate_any_encoding()
     arguments = list(sys.argv[1:] if argv is None else argv)

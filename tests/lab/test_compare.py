@@ -66,7 +66,7 @@ def test_the_same_command_again_trains_nothing(
     def refuse(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("trainact.lab.compare.train", refuse)
+    monkeypatch.setattr("trainact.lab.jobs.train", refuse)
     outcome = compare(*arguments)
     assert outcome.code == 0
     assert "2 of 2 runs found" in outcome.out
@@ -101,7 +101,7 @@ def test_another_option_is_another_run(compare: Cli, tmp_path: Path) -> None:
 def test_a_lost_run_is_recorded_as_lost(compare: Cli, tmp_path: Path) -> None:
     outcome = compare(*TINY, "--methods", "vanilla", "--seeds", "0", "--lr", "1e30")
     assert outcome.code == 0, outcome.err
-    assert "diverged in epoch 1" in outcome.out
+    assert "diverged in epoch 1, step " in outcome.out
     assert "1 (1 lost)" in outcome.out
     (record,) = records_of(tmp_path / "out")
     assert record["diverged"] is True

@@ -16,7 +16,7 @@ from trainact import cli
 from trainact.lab.data import load_data
 from trainact.lab.models import build_model
 from trainact.lab.survey import Survey, survey
-from trainact.lab.task import Normalise
+from trainact.lab.data.normalise import Normalise
 
 
 def inspect(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +15,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tests.lab.conftest import CONFIG
 from trainact.lab import methods
-from trainact.lab.config import RunConfig
+from trainact.lab.config import RunConfig, Setting
 from trainact.lab.data import ImageData, load_data
 from trainact.lab.errors import LabError
 from trainact.lab.methods import METHODS, Method, MethodSettings
 from trainact.lab.models import BUILT_IN
 from trainact.lab.run import make_trainer, prepare_model, train
-from trainact.lab.task import make_schedule
+from trainact.lab.schedules import make_schedule
 
 CPU = torch.device("cpu")
 ARMS = (("vanilla", None), ("tract", 1e6))
@@ -139,8 +140,8 @@ def test_the_rate_is_stepped_after_every_batch_down_to_its_end(
 ) -> None:
     schedulers: list[LRScheduler] = []
 
-    def keep(optimizer: Optimizer, name: str, num_steps: int) -> LRScheduler:
-        schedulers.append(make_schedule(optimizer, name, num_steps))
+    def keep(optimizer: Optimizer, setting: Setting, steps: int) -> LRScheduler:
+        schedulers.append(make_schedule(optimizer, setting, steps))
         return schedulers[-1]
 
     monkeypatch.setattr("trainact.lab.task.make_schedule", keep)
@@ -153,8 +154,8 @@ def test_the_rate_is_stepped_after_every_batch_down_to_its_end(
 def test_a_run_that_was_cut_short_is_not_recorded(
     monkeypatch: pytest.MonkeyPatch, data: ImageData
 ) -> None:
-    def short(config: RunConfig, device: torch.device) -> Trainer:
-        return make_trainer(replace(config, epochs=1), device)
+    def short(config: RunConfig, *arguments: Any) -> Trainer:
+        return make_trainer(replace(config, epochs=1), *arguments)
 
     monkeypatch.setattr("trainact.lab.run.make_trainer", short)
     with pytest.raises(LabError, match="stopped after epoch 1 of 3"):

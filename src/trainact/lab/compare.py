@@ -6,21 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from trainact.lab.config import RunConfig
-from trainact.lab.data import ImageData, load_data
-from trainact.lab.devices import resolve_device
+from trainact.lab.data import ImageData
 from trainact.lab.errors import LabError, describe_os_error
 from trainact.lab.grid import build_grid
+from trainact.lab.jobs import Job, Place, carry_out, data_of, key_of
 from trainact.lab.options import CompareOptions
 from trainact.lab.probe import probe
-from trainact.lab.progress import ComparisonProgress, describe, make_console
-from trainact.lab.records import FILE_NAME, Record, RecordFile
+from trainact.lab.progress import ComparisonProgress, make_console, outcome
+from trainact.lab.records import FILE_NAME, Record
 from trainact.lab.report import summarise
-from trainact.lab.run import train
 from trainact.lab.tables import NOTE, as_json, markdown, rich_table, title
+from trainact.lab.workspace import Workspace
 
 EXIT_OK = 0
 EXIT_INTERRUPTED = 130
@@ -30,10 +28,9 @@ EXIT_INTERRUPTED = 130
 class _Comparison:
     """A grid with its data and the place of its records."""
 
-    grid: dict[str, RunConfig]
+    grid: dict[str, Job]
     data: ImageData
-    device: torch.device
-    file: RecordFile
+    workspace: Workspace
     console: Console
 
 
@@ -49,7 +46,7 @@ def main(options: CompareOptions) -> int:
     comparison = _prepare(options)
     found = _read(comparison)
     _announce(comparison, found)
-    missing = [c for key, c in comparison.grid.items() if key not in found]
+    missing = [job for key, job in comparison.grid.items() if key not in found]
     interrupted = False
     try:
         _train_all(comparison, missing)
@@ -70,23 +67,25 @@ def main(options: CompareOptions) -> int:
 
 def _prepare(options: CompareOptions) -> _Comparison:
     configs = build_grid(options)
-    file = RecordFile(options.out / FILE_NAME)
-    file.prepare()
-    data = load_data(options.data, options.data_dir, options.image_size, options.limit)
+    workspace = Workspace(options.out)
+    workspace.prepare()
+    place = Place(
+        out=str(options.out), data_dir=str(options.data_dir), device=options.device
+    )
+    jobs = [Job(config, None, place) for config in configs]
+    data = data_of(jobs[0])
     probe(configs, data)
-    data_hash = str(data.fingerprint["hash"])
     return _Comparison(
-        grid={config.key(data_hash): config for config in configs},
+        grid={key_of(job): job for job in jobs},
         data=data,
-        device=resolve_device(options.device, options.precision),
-        file=file,
+        workspace=workspace,
         console=make_console(),
     )
 
 
 def _read(comparison: _Comparison, *, warn: bool = True) -> dict[str, Record]:
     """The finished runs of this grid, in the grid's order."""
-    records, warnings = comparison.file.read()
+    records, warnings = comparison.workspace.records.read()
     for warning in warnings if warn else ():
         comparison.console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     by_key = {record.key: record for record in records}
@@ -98,35 +97,24 @@ def _announce(comparison: _Comparison, found: dict[str, Record]) -> None:
     lines = [
         f"{data['train']} training and {data['test']} test images, "
         f"{comparison.data.num_classes} classes; {len(comparison.grid)} runs on "
-        f"{comparison.device}"
+        f"{next(iter(comparison.grid.values())).config.device}"
     ]
     if found:
         total = len(comparison.grid)
-        lines.append(f"{len(found)} of {total} runs found in {comparison.file.path}")
+        lines.append(
+            f"{len(found)} of {total} runs found in {comparison.workspace.records.path}"
+        )
     for line in lines:
         comparison.console.print(line, markup=False, soft_wrap=True)
 
 
-def _train_all(comparison: _Comparison, missing: Sequence[RunConfig]) -> None:
-    if not missing:
-        return
-    with ComparisonProgress(comparison.console, len(missing)) as progress:
-        for config in missing:
-            progress.start(config)
-            record = train(config, comparison.data, comparison.device, progress.epoch)
-            _append(comparison.file, record)
-            progress.finish(record)
-
-
-def _append(file: RecordFile, record: Record) -> None:
-    try:
-        file.append(record)
-    except OSError as error:
-        raise LabError(
-            f"the run {describe(record.config)} could not be saved in {file.path} "
-            f"({describe_os_error(error)}): make room and give the same command again; "
-            "the runs saved before are kept"
-        ) from error
+def _train_all(comparison: _Comparison, missing: Sequence[Job]) -> None:
+    if missing:
+        with ComparisonProgress(comparison.console, len(missing)) as progress:
+            for job in missing:
+                progress.start(job.config)
+                record = carry_out(job, progress.epoch)
+                progress.finish(job.config.title, outcome(record))
 
 
 def _report(comparison: _Comparison, records: Sequence[Record], out: Path) -> None:

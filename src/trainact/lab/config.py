@@ -4,55 +4,122 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 # Part of every key: raise it when the same configuration no longer means the same run.
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides the outcome of a run, and nothing else.
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Everything that decides the outcome of a run but method, seed and device.
 
     Attributes:
         data: data set as given on the command line.
         model: resolved name.
-        method: name of the method.
-        lam: λ, or None for a method without.
-        optimizer: ``sgd``, ``adam`` or ``adamw``.
-        lr: initial learning rate.
         epochs: passes over the training images.
         batch_size: images per step.
-        schedule: ``cosine`` or ``constant``.
-        seed: of the initial weights and of the order of the images.
+        drop_last: whether the last, smaller batch of an epoch is left out.
         limit: number of training images, or None for all.
         image_size: to which images were brought, or None.
+        augment: name in `trainact.lab.data.augment.PIPELINES`.
+        normalise: name in `trainact.lab.data.normalise.STATISTICS`.
+        label_smoothing: ε of `torch.nn.functional.cross_entropy`.
+        optimizer: ``sgd``, ``adam`` or ``adamw``.
+        lr: learning rate, before the schedule.
+        momentum: of SGD.
+        weight_decay: on all parameters.
+        first_layer_lr: of the first layer, for a method that trains it apart.
+        schedule: name in `trainact.lab.schedules.SCHEDULES`.
+        warmup_epochs: at the beginning, for a schedule that has it.
+        milestones: epochs, for a schedule in steps.
+        gamma: factor at each milestone.
+        min_lr: at the end, for a schedule that has it.
         layer: name of the first layer, or None where the method found it.
-        device: kind of device, without an index: ``cpu``, ``cuda`` or ``mps``.
         precision: Lightning's name of it.
+        channels_last: whether images and weights are laid out so.
+        compile: whether the model is compiled.
     """
 
     data: str
     model: str
-    method: str
-    lam: float | None
-    optimizer: str
-    lr: float
     epochs: int
     batch_size: int
-    schedule: str
+    drop_last: bool = False
+    limit: int | None = None
+    image_size: int | None = None
+    augment: str = "none"
+    normalise: str = "data"
+    label_smoothing: float = 0.0
+    optimizer: str
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    first_layer_lr: float | None = None
+    schedule: str = "cosine"
+    warmup_epochs: int = 0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    min_lr: float = 0.0
+    layer: str | None = None
+    precision: str = "32"
+    channels_last: bool = False
+    compile: bool = False
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote, also before fields with defaults were added.
+
+        Args:
+            values: the dictionary.
+
+        Returns:
+            The configuration.
+        """
+        milestones = tuple(values.get("milestones", ()))
+        return cls(**{**values, "milestones": milestones})
+
+    def to_json(self) -> dict[str, Any]:
+        """Write the configuration as plain values.
+
+        Returns:
+            A dictionary for a record.
+        """
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Setting):
+    """Everything that decides the outcome of a run, and nothing else.
+
+    Attributes:
+        method: name of the method.
+        lam: λ, or None for a method without.
+        seed: of the initial weights, the order of the images and all that is drawn.
+        device: kind of device, without an index: ``cpu``, ``cuda`` or ``mps``.
+    """
+
+    method: str
+    lam: float | None
     seed: int
-    limit: int | None
-    image_size: int | None
-    layer: str | None
     device: str
-    precision: str
 
     @property
     def arm(self) -> str:
         """Name of the method with its λ, as tables and plots show it."""
         return arm_name(self.method, self.lam)
+
+    @property
+    def title(self) -> str:
+        """For example ``mlp, tract λ=0.1, seed 2``."""
+        return f"{self.model}, {self.arm}, seed {self.seed}"
+
+    @property
+    def setting(self) -> Setting:
+        """The part that all arms and seeds of an experiment share."""
+        names = (field.name for field in fields(Setting))
+        return Setting(**{name: getattr(self, name) for name in names})
 
     def key(self, data_hash: str) -> str:
         """Hash the configuration together with the data it was run on.
@@ -63,29 +130,32 @@ class RunConfig:
         Returns:
             16 hexadecimal digits.
         """
-        identity = {"version": CONFIG_VERSION, "data_hash": data_hash, **asdict(self)}
-        text = json.dumps(identity, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return short_hash({"data_hash": data_hash, **asdict(self)})
 
-    def to_json(self) -> dict[str, Any]:
-        """Write the configuration as plain values.
 
-        Returns:
-            A dictionary for a record.
-        """
-        return asdict(self)
+def setting_hash(setting: Setting) -> str:
+    """Hash what all arms and seeds of an experiment share: a recipe's hash.
 
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> RunConfig:
-        """Read what `to_json` wrote.
+    Args:
+        setting: of a recipe or a run.
 
-        Args:
-            values: the dictionary.
+    Returns:
+        16 hexadecimal digits.
+    """
+    return short_hash(setting.to_json())
 
-        Returns:
-            The configuration.
-        """
-        return RunConfig(**values)
+
+def short_hash(values: dict[str, Any]) -> str:
+    """Hash plain values.
+
+    Args:
+        values: what JSON can write.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    text = json.dumps({"version": CONFIG_VERSION, **values}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def arm_name(method: str, lam: float | None) -> str:

@@ -6,6 +6,8 @@ import difflib
 import math
 from collections.abc import Iterable
 
+_MAX_SEED = 2**32 - 1
+
 
 class LabError(Exception):
     """A problem whose message is one line for the user; the command exits with 2."""
@@ -62,3 +64,17 @@ def check_positive(option: str, value: float | None) -> None:
     """
     if value is not None and not (math.isfinite(value) and value > 0):
         raise LabError(f"{option} {value}: give a finite number above 0")
+
+
+def check_seed(option: str, seed: int) -> None:
+    """Refuse what is no seed.
+
+    Args:
+        option: as typed, such as ``--seed``.
+        seed: what was given.
+
+    Raises:
+        LabError: if it is out of range.
+    """
+    if not 0 <= seed <= _MAX_SEED:
+        raise LabError(f"{option} {seed}: a seed lies between 0 and {_MAX_SEED}")

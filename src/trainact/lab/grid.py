@@ -10,13 +10,12 @@ from trainact.lab.config import RunConfig
 from trainact.lab.defaults import default_batch_size, default_lr
 from trainact.lab.devices import resolve_device
 from trainact.lab.environment import hide_home
-from trainact.lab.errors import LabError, check_positive
+from trainact.lab.errors import LabError, check_positive, check_seed
 from trainact.lab.methods import find_method
 from trainact.lab.models import resolve_model
 from trainact.lab.options import CompareOptions
 
 _Value = TypeVar("_Value")
-_MAX_SEED = 2**32 - 1
 
 
 def build_grid(options: CompareOptions) -> list[RunConfig]:
@@ -80,9 +79,6 @@ def check_numbers(options: CompareOptions) -> None:
 
     Args:
         options: what the user asked for.
-
-    Raises:
-        LabError: if one is not a finite number above 0, or a seed out of range.
     """
     check_positive("--epochs", options.epochs)
     check_positive("--batch-size", options.batch_size)
@@ -92,5 +88,4 @@ def check_numbers(options: CompareOptions) -> None:
     for lam in options.lam:
         check_positive("--lam", lam)
     for seed in options.seeds:
-        if not 0 <= seed <= _MAX_SEED:
-            raise LabError(f"--seeds {seed}: a seed lies between 0 and {_MAX_SEED}")
+        check_seed("--seeds", seed)

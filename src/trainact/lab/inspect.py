@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from trainact.lab.data import ImageData, load_data
+from trainact.lab.data.normalise import Normalise
 from trainact.lab.errors import LabError, first_line
 from trainact.lab.options import InspectOptions
 from trainact.lab.subject import NUM_CLASSES, build_named, find_layers
 from trainact.lab.survey import MAX_ENTRIES, Survey, survey
-from trainact.lab.task import Normalise
 
 BATCH = 32
 

@@ -8,9 +8,10 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from trainact.lab.experiment_options import Precision
+
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "constant"]
-Precision = Literal["32", "bf16-mixed", "16-mixed"]
 Pixels = Literal["standardised", "0-1", "0-255"]
 
 

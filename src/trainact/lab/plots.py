@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,9 +15,9 @@ from trainact.lab.report import BASELINE, Arm
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+BASELINE_COLOUR = "0.35"
 _MAX_COLUMNS = 3
 _PANEL_INCHES = (5.0, 3.8)
-_BASELINE_COLOUR = "0.35"
 _COLOURS = ("tab:red", "tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown")
 
 
@@ -34,8 +34,7 @@ def save_curves(
     num_columns = min(len(report), _MAX_COLUMNS)
     num_rows = -(-len(report) // num_columns)
     width, height = _PANEL_INCHES
-    figure = Figure((width * num_columns, height * num_rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width * num_columns, height * num_rows)
     panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     for panel in panels[len(report) :]:
         panel.set_visible(False)
@@ -44,29 +43,59 @@ def save_curves(
     figure.savefig(path, dpi=150)
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty figure that needs no display.
+
+    Args:
+        width: in inches.
+        height: in inches.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_curve(
+    panel: Axes,
+    xs: Sequence[float],
+    mean: Sequence[float],
+    std: Sequence[float] | None,
+    **line: Any,
+) -> None:
+    """Draw a mean with a band of one std.
+
+    Args:
+        panel: where.
+        xs: one per value.
+        mean: over seeds.
+        std: over seeds, or None with one seed.
+        **line: of the line, as `Axes.plot` takes it; with a ``color``.
+    """
+    panel.plot(xs, mean, **line)
+    if std is not None:
+        pairs = list(zip(mean, std, strict=True))
+        low, high = [m - s for m, s in pairs], [m + s for m, s in pairs]
+        panel.fill_between(xs, low, high, color=line["color"], alpha=0.18, linewidth=0)
+
+
 def _draw(panel: Axes, arms: Sequence[Arm], heading: str) -> None:
     colours = iter(_COLOURS * (1 + len(arms) // len(_COLOURS)))
     for arm in arms:
         is_baseline = arm.label == BASELINE
-        colour = _BASELINE_COLOUR if is_baseline else next(colours)
-        epochs = range(1, len(arm.mean_curve) + 1)
-        panel.plot(
-            epochs,
+        colour = BASELINE_COLOUR if is_baseline else next(colours)
+        draw_curve(
+            panel,
+            range(1, len(arm.mean_curve) + 1),
             arm.mean_curve,
+            arm.std_curve,
             color=colour,
             label=_legend(arm),
             marker="o",
             markersize=3,
         )
-        if arm.std_curve is not None:
-            low, high = zip(
-                *(
-                    (mean - std, mean + std)
-                    for mean, std in zip(arm.mean_curve, arm.std_curve, strict=True)
-                ),
-                strict=True,
-            )
-            panel.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
         if is_baseline:
             panel.axhline(arm.final_mean, color=colour, linestyle=":", linewidth=1)
     panel.set_title(heading.replace(": ", "\n", 1), fontsize=10)

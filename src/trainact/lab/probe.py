@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from trainact.lab.config import RunConfig
 from trainact.lab.data import ImageData
+from trainact.lab.data.normalise import Normalise
 from trainact.lab.errors import LabError, first_line
 from trainact.lab.run import prepare_model
-from trainact.lab.task import Normalise
 
 _MAX_IMAGES = 8
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +14,7 @@ from trainact.lab.records import Record
 from trainact.lab.task import EpochResult
 
 _PLAIN_WIDTH = 110
+_SECONDS_BETWEEN_LINES = 60.0
 
 
 def make_console() -> Console:
@@ -40,6 +42,8 @@ class ComparisonProgress:
         self._num_runs = num_runs
         self._num_done = 0
         self._task: TaskID | None = None
+        self._title = ""
+        self._quiet_until = 0.0
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -73,35 +77,38 @@ class ComparisonProgress:
         Args:
             config: of the run.
         """
-        self._task = self._bars.add_task(
-            describe(config), total=config.epochs, accuracy=""
-        )
+        self._task = self._bars.add_task(config.title, total=config.epochs, accuracy="")
+        self._title = config.title
+        self._quiet_until = time.monotonic() + _SECONDS_BETWEEN_LINES
 
-    def epoch(self, result: EpochResult) -> None:
-        """Move the bar by an epoch.
+    def epoch(self, history: list[EpochResult]) -> None:
+        """Move the bar to an epoch; where there are no bars, say so now and then.
 
         Args:
-            result: of the epoch.
+            history: all epochs of the run so far.
         """
+        result = history[-1]
+        text = f"accuracy {result.accuracy:.4f}"
         if self._task is not None:
-            text = f"accuracy {result.accuracy:.4f}"
-            self._bars.update(self._task, advance=1, accuracy=text)
+            self._bars.update(self._task, completed=len(history), accuracy=text)
+        if not self._console.is_terminal and time.monotonic() > self._quiet_until:
+            self._quiet_until = time.monotonic() + _SECONDS_BETWEEN_LINES
+            self._print(f"    {self._title}: epoch {len(history)}, {text}")
 
-    def finish(self, record: Record) -> None:
+    def finish(self, title: str, outcome: str) -> None:
         """Replace the bar of a run by a line.
 
         Args:
-            record: of the run.
+            title: of the run.
+            outcome: what became of it.
         """
         self._drop_bar()
         self._num_done += 1
         self._bars.advance(self._overall)
-        self._console.print(
-            f"[{self._num_done}/{self._num_runs}] {describe(record.config)}: "
-            f"{_outcome(record)}",
-            markup=False,
-            soft_wrap=True,
-        )
+        self._print(f"[{self._num_done}/{self._num_runs}] {title}: {outcome}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
 
     def _drop_bar(self) -> None:
         if self._task is not None:
@@ -109,20 +116,19 @@ class ComparisonProgress:
             self._task = None
 
 
-def describe(config: RunConfig) -> str:
-    """Name a run.
+def outcome(record: Record | None) -> str:
+    """Say what became of a run.
 
     Args:
-        config: of the run.
+        record: of the run, or None where another process is at it.
 
     Returns:
-        For example ``mlp, tract λ=0.1, seed 2``.
+        For example ``accuracy 0.9711 (1.2 s)``.
     """
-    return f"{config.model}, {config.arm}, seed {config.seed}"
-
-
-def _outcome(record: Record) -> str:
+    if record is None:
+        return "another process is at it"
     seconds = sum(record.seconds)
     if record.diverged:
-        return f"diverged in epoch {len(record.loss)} ({seconds:.1f} s)"
+        step = "" if record.diverged_step is None else f", step {record.diverged_step}"
+        return f"diverged in epoch {len(record.loss)}{step} ({seconds:.1f} s)"
     return f"accuracy {record.accuracy[-1]:.4f} ({seconds:.1f} s)"

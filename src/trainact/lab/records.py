@@ -1,24 +1,17 @@
-"""Finished runs as JSON lines: appended whole or not at all, never rewritten."""
+"""Finished runs, and the epochs of runs, as JSON lines."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 from trainact.lab.config import RunConfig
-from trainact.lab.errors import LabError, describe_os_error
+from trainact.lab.line_file import LineFile, read_line, write_line
 
-try:
-    import fcntl
-except ImportError:  # Windows: one writer at a time is then the user's to keep
-    fcntl = None
-
-SCHEMA = 1
+SCHEMA = 2
+_READABLE = (1, SCHEMA)  # what 1 lacks has defaults
 FILE_NAME = "records.jsonl"
 
 
@@ -31,7 +24,7 @@ class Record:
         config: what was run.
         accuracy: on the test images after every epoch.
         loss: mean training loss of every epoch; None where it was not finite.
-        seconds: training time of every epoch, without the evaluation.
+        seconds: training time of every epoch, without evaluation and compilation.
         diverged: whether the loss stopped being finite; the run ends there.
         layers: names of the layers that the method changed.
         num_parameters: of the model.
@@ -42,6 +35,14 @@ class Record:
         commit: of trainact's source, or None.
         started: UTC, ISO 8601.
         command: as typed.
+        top5: share of test images whose class is among the five most likely, after
+            every epoch; None where there are five classes or fewer.
+        eval_seconds: of testing, after every epoch.
+        compile_seconds: of the first step and the first test, for a compiled model.
+        diverged_step: step at which the loss was first not finite, counted from 1.
+        recipe: name under which it was run, or None.
+        recipe_hash: see `trainact.lab.config.setting_hash`.
+        pipeline: ``resident`` or ``workers``, see `trainact.lab.data.pipeline`.
         schema: version of these fields.
     """
 
@@ -60,6 +61,13 @@ class Record:
     commit: str | None
     started: str
     command: str
+    top5: tuple[float, ...] | None = None
+    eval_seconds: tuple[float, ...] = ()
+    compile_seconds: float = 0.0
+    diverged_step: int | None = None
+    recipe: str | None = None
+    recipe_hash: str = ""
+    pipeline: str = "resident"
     schema: int = field(default=SCHEMA)
 
     def to_line(self) -> str:
@@ -68,8 +76,7 @@ class Record:
         Returns:
             The line.
         """
-        values = {"schema": self.schema, **asdict(self)}
-        return json.dumps(values, allow_nan=False, ensure_ascii=False) + "\n"
+        return write_line(self)
 
     @staticmethod
     def from_line(line: str) -> Record:
@@ -80,114 +87,91 @@ class Record:
 
         Returns:
             The record.
-
-        Raises:
-            ValueError: if the line is not a whole record of this schema.
         """
-        try:
-            values: dict[str, Any] = json.loads(line)
-            if values["schema"] != SCHEMA:
-                raise ValueError(f"schema {values['schema']}, expected {SCHEMA}")
-            values["config"] = RunConfig.from_json(values["config"])
-            for name in ("accuracy", "loss", "seconds", "layers"):
-                values[name] = tuple(values[name])
-            return Record(**values)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a whole record ({error})") from error
+        return read_line(line, _READABLE, _read_record)
 
 
-class Line(Protocol):
-    """What can be written as one line."""
+def _read_record(values: dict[str, Any]) -> Record:
+    values["config"] = RunConfig.from_json(values["config"])
+    for name in ("accuracy", "loss", "seconds", "layers", "top5", "eval_seconds"):
+        if values.get(name) is not None:
+            values[name] = tuple(values[name])
+    return Record(**values)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch of a run, written while the run goes on.
+
+    Attributes:
+        key: of the run.
+        recipe: name under which it is run, or None.
+        recipe_hash: see `trainact.lab.config.setting_hash`.
+        model: resolved name.
+        arm: method with its λ.
+        seed: of the run.
+        epoch: counted from 1.
+        accuracy: on the test images.
+        top5: likewise; None for five classes or fewer.
+        loss: mean over the training images; None where it was not finite.
+        seconds: training alone.
+        eval_seconds: testing.
+        compile_seconds: compilation.
+        device: name of the hardware.
+        versions: of the libraries, Python and the platform.
+        commit: of trainact's source, or None.
+        schema: version of these fields.
+    """
+
+    key: str
+    recipe: str | None
+    recipe_hash: str
+    model: str
+    arm: str
+    seed: int
+    epoch: int
+    accuracy: float
+    top5: float | None
+    loss: float | None
+    seconds: float
+    eval_seconds: float
+    compile_seconds: float
+    device: str
+    versions: dict[str, str]
+    commit: str | None
+    schema: int = field(default=SCHEMA)
 
     def to_line(self) -> str:
-        """Write it as one line of JSON, newline included.
+        """Write the record as one line of JSON, newline included.
 
         Returns:
             The line.
         """
-        ...
+        return write_line(self)
 
-
-LineT = TypeVar("LineT", bound=Line)
-
-
-class LineFile(Generic[LineT]):
-    """Records of one kind in a file.
-
-    Args:
-        path: of the file; it need not exist yet.
-        from_line: reads a line; raises ValueError if it is not a whole record.
-    """
-
-    def __init__(self, path: Path, from_line: Callable[[str], LineT]) -> None:
-        self.path = path
-        self._from_line = from_line
-
-    def prepare(self) -> None:
-        """Make the folder and check that records can be written, before any training.
-
-        Raises:
-            LabError: if they cannot.
-        """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab"):
-                pass
-        except OSError as error:
-            raise LabError(
-                f"cannot write to {self.path.parent} ({describe_os_error(error)}): "
-                "give another folder with --out"
-            ) from error
-
-    def read(self) -> tuple[list[LineT], list[str]]:
-        """Read all records.
-
-        Returns:
-            The records in order, and a warning for each line that is none, such as
-            one that a crash cut short.
-
-        Raises:
-            LabError: if the file exists and cannot be read.
-        """
-        try:
-            text = self.path.read_bytes().decode("utf-8", errors="replace")
-        except FileNotFoundError:
-            return [], []
-        except OSError as error:
-            raise LabError(
-                f"cannot read {self.path} ({describe_os_error(error)}): move it away "
-                "or give another --out"
-            ) from error
-        records: list[LineT] = []
-        warnings: list[str] = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                records.append(self._from_line(line))
-            except ValueError as error:
-                warnings.append(f"{self.path} line {number} ignored: {error}")
-        return records, warnings
-
-    def append(self, record: LineT) -> None:
-        """Add a record; when that fails, what was in the file stays as it was.
+    @staticmethod
+    def from_line(line: str) -> EpochRecord:
+        """Read a line that `to_line` wrote.
 
         Args:
-            record: a finished run.
+            line: one line of JSON.
 
-        Raises:
-            OSError: if the record could not be written whole, such as on a full disk.
+        Returns:
+            The record.
         """
-        payload = record.to_line().encode()
-        with self.path.open("ab+", buffering=0) as file, _locked(file.fileno()):
-            length = file.seek(0, os.SEEK_END)
-            if length and not _ends_with_newline(file.fileno(), length):
-                payload = b"\n" + payload  # after a line that a crash cut short
-            try:
-                _write_whole(file.fileno(), payload)
-            except OSError:
-                os.ftruncate(file.fileno(), length)
-                raise
+        return read_line(line, (SCHEMA,), lambda values: EpochRecord(**values))
+
+
+def finite(value: float) -> float | None:
+    """Round a number for a record.
+
+    Args:
+        value: any number.
+
+    Returns:
+        The number with six digits, None if it is infinite or NaN.
+    """
+    return round(value, 6) if math.isfinite(value) else None
 
 
 class RecordFile(LineFile[Record]):
@@ -199,31 +183,3 @@ class RecordFile(LineFile[Record]):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, Record.from_line)
-
-
-def _ends_with_newline(descriptor: int, length: int) -> bool:
-    os.lseek(descriptor, length - 1, os.SEEK_SET)
-    return os.read(descriptor, 1) == b"\n"
-
-
-def _write_whole(descriptor: int, payload: bytes) -> None:
-    written = os.write(descriptor, payload)
-    while written < len(payload):  # the disk took a part: ask again to learn why
-        written += os.write(descriptor, payload[written:])
-    os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(descriptor: int) -> Generator[None]:
-    """Let one process append at a time, so that truncating cannot hit another's line.
-
-    Yields:
-        Nothing.
-    """
-    if fcntl is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from trainact.lab.records import Record
 
@@ -75,16 +76,39 @@ def summarise(records: Iterable[Record]) -> dict[str, list[Arm]]:
     Returns:
         The arms of every model, in the order in which they appear.
     """
-    by_arm: dict[str, dict[str, list[Record]]] = {}
+    by_model: dict[str, list[Record]] = {}
     for record in records:
-        arms = by_arm.setdefault(record.config.model, {})
-        arms.setdefault(record.config.arm, []).append(record)
-    return {model: _summarise_model(arms) for model, arms in by_arm.items()}
+        by_model.setdefault(record.config.model, []).append(record)
+    return {model: summarise_arms(runs) for model, runs in by_model.items()}
 
 
-def _summarise_model(arms: dict[str, list[Record]]) -> list[Arm]:
+def summarise_arms(records: Iterable[Record]) -> list[Arm]:
+    """Aggregate the records of one experiment over seeds.
+
+    Args:
+        records: finished runs that differ in method, λ and seed only.
+
+    Returns:
+        The arms, in the order in which they appear.
+    """
+    arms = by_arm(records)
     baseline = _baseline_epoch(arms)
     return [_summarise_arm(label, runs, baseline) for label, runs in arms.items()]
+
+
+def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Sort records by method and λ.
+
+    Args:
+        records: finished runs.
+
+    Returns:
+        Name of the arm -> its runs, in the order in which they appear.
+    """
+    arms: dict[str, list[Record]] = {}
+    for record in records:
+        arms.setdefault(record.config.arm, []).append(record)
+    return arms
 
 
 def _baseline_epoch(arms: dict[str, list[Record]]) -> tuple[float, int] | None:
@@ -121,7 +145,9 @@ def _summarise_arm(
     )
 
 
-def curves(runs: Sequence[Record]) -> list[tuple[float, ...]]:
+def curves(
+    runs: Sequence[Record], metric: Literal["accuracy", "top5"] = "accuracy"
+) -> list[tuple[float, ...]]:
     """Collect the accuracy curves of runs, all of full length.
 
     A run that diverged ended early; its model stays as it was then, and so does its
@@ -129,13 +155,16 @@ def curves(runs: Sequence[Record]) -> list[tuple[float, ...]]:
 
     Args:
         runs: of one arm.
+        metric: top-1 or top-5; runs without it are left out.
 
     Returns:
         One curve per run, one value per epoch.
     """
+    measured = [(run.config.epochs, getattr(run, metric)) for run in runs]
     return [
-        run.accuracy + (run.config.epochs - len(run.accuracy)) * run.accuracy[-1:]
-        for run in runs
+        values + (epochs - len(values)) * values[-1:]
+        for epochs, values in measured
+        if values is not None
     ]
 
 

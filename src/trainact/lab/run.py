@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
-import math
+import zipfile
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from torch import nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-    TensorDataset,
-)
 
 from trainact.lab import environment
-from trainact.lab.config import RunConfig
+from trainact.lab.after_epoch import AfterEpoch
+from trainact.lab.config import RunConfig, setting_hash
 from trainact.lab.data import ImageData
+from trainact.lab.data.normalise import Normalise, find_statistics
+from trainact.lab.data.pipeline import choose_pipeline, make_batches, test_batches
 from trainact.lab.errors import LabError, first_line
 from trainact.lab.methods import MethodSettings, find_method
 from trainact.lab.models import build_model
 from trainact.lab.quiet import interruptible, quiet_lightning
-from trainact.lab.records import Record
-from trainact.lab.task import Batch, ClassificationTask, EpochResult, Normalise
+from trainact.lab.records import Record, finite
+from trainact.lab.task import ClassificationTask, EpochResult, is_lost
+
+TEST_BATCH = 512  # images, where a training batch is smaller
+
+OnEpoch = Callable[[list[EpochResult]], None]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is carried out; nothing of it is part of the experiment.
+
+    Attributes:
+        pipeline: ``auto``, ``resident`` or ``workers``.
+        checkpoint: file to go on from where it exists, and to keep up to date.
+        checkpoint_seconds: least time between two checkpoints.
+        logger: Lightning's, or None.
+        recipe: name for the record, or None.
+    """
+
+    pipeline: str = "auto"
+    checkpoint: Path | None = None
+    checkpoint_seconds: float = 0.0
+    logger: Logger | None = None
+    recipe: str | None = None
+
+
+PLAIN = Execution()
 
 
 def train(
     config: RunConfig,
     data: ImageData,
     device: torch.device,
-    on_epoch: Callable[[EpochResult], None],
+    on_epoch: OnEpoch,
+    execution: Execution = PLAIN,
 ) -> Record:
     """Train and test one model.
 
@@ -42,56 +66,83 @@ def train(
         config: what to run.
         data: on what.
         device: where.
-        on_epoch: called after every epoch.
+        on_epoch: called after every epoch with all epochs so far.
+        execution: how.
 
     Returns:
         The record of the run.
     """
-    setting = environment.describe(device)
+    origin = environment.describe(device)
     model, layers = prepare_model(config, data)
-    task = ClassificationTask(
-        model, config, data.statistics, data.num_classes, on_epoch
-    )
-    history = _fit(task, data, device)
+    statistics = find_statistics(config.normalise, data)
+    task = ClassificationTask(model, config, statistics, data.num_classes)
+    pipeline = choose_pipeline(execution.pipeline, data, device)
+    after = AfterEpoch(execution.checkpoint, execution.checkpoint_seconds, on_epoch)
+    with quiet_lightning(), interruptible():
+        trainer = make_trainer(config, device, after, execution.logger)
+        _fit(trainer, task, data, pipeline, execution.checkpoint)
+    history = task.history
+    top5 = [epoch.top5 for epoch in history if epoch.top5 is not None]
     return Record(
         key=config.key(str(data.fingerprint["hash"])),
         config=config,
         accuracy=tuple(round(epoch.accuracy, 6) for epoch in history),
-        loss=tuple(_finite(epoch.loss) for epoch in history),
+        loss=tuple(finite(epoch.loss) for epoch in history),
         seconds=tuple(round(epoch.seconds, 4) for epoch in history),
-        diverged=any(not math.isfinite(epoch.loss) for epoch in history),
+        diverged=is_lost(history),
         layers=layers,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         data=data.fingerprint,
-        **setting,
+        top5=tuple(round(value, 6) for value in top5) or None,
+        eval_seconds=tuple(round(epoch.eval_seconds, 4) for epoch in history),
+        compile_seconds=round(sum(epoch.compile_seconds for epoch in history), 4),
+        diverged_step=task.diverged_step,
+        recipe=execution.recipe,
+        recipe_hash=setting_hash(config.setting),
+        pipeline=pipeline,
+        **origin,
     )
 
 
 def _fit(
-    task: ClassificationTask, data: ImageData, device: torch.device
-) -> list[EpochResult]:
-    config = task.config
+    trainer: Trainer,
+    task: ClassificationTask,
+    data: ImageData,
+    pipeline: str,
+    checkpoint: Path | None,
+) -> None:
+    config, device = task.config, trainer.strategy.root_device
     try:
-        with quiet_lightning(), interruptible():
-            make_trainer(config, device).fit(
-                task,
-                train_batches(config, data, device),
-                test_batches(config, data, device),
-            )
+        trainer.fit(
+            task,
+            make_batches(config, data, device, pipeline),
+            test_batches(data, device, max(config.batch_size, TEST_BATCH)),
+            ckpt_path=_whole(checkpoint),
+        )
     except torch.OutOfMemoryError as error:
         raise LabError(
             f"{config.model} does not fit into the memory of {device} with batches of "
             f"{config.batch_size}: give a smaller --batch-size"
         ) from error
     history = task.history
-    lost = bool(history) and not math.isfinite(history[-1].loss)
-    if len(history) < config.epochs and not lost:
+    if len(history) < config.epochs and not is_lost(history):
         raise LabError(
             f"{config.model} with {config.arm} was stopped after epoch "
             f"{len(history)} of {config.epochs} and is not recorded: give the "
             "same command again"
         )
-    return history
+
+
+def _whole(checkpoint: Path | None) -> str | None:
+    """The checkpoint to go on from, if there is one."""
+    if checkpoint is None or not checkpoint.exists():
+        return None
+    if not zipfile.is_zipfile(checkpoint):
+        raise LabError(
+            f"the checkpoint {checkpoint} is damaged: remove it, and the run starts "
+            "from its beginning"
+        )
+    return str(checkpoint)
 
 
 def prepare_model(
@@ -116,11 +167,12 @@ def prepare_model(
     torch.manual_seed(config.seed)
     model = build_model(config.model, data.image_shape, data.num_classes)
     types = {name: type(module) for name, module in model.named_modules()}
-    normalise = Normalise(*data.statistics)
+    normalise = Normalise(*find_statistics(config.normalise, data))
     settings = MethodSettings(
         lam=config.lam,
         layer=config.layer,
         example_input=normalise(data.train_images[:1]),
+        images=lambda count: normalise(data.train_images[:count]),
     )
     try:
         model = find_method(config.method).convert(model, settings)
@@ -135,6 +187,10 @@ def prepare_model(
         for name, module in model.named_modules()
         if type(module) is not types.get(name)
     )
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if config.compile:
+        model.compile()
     return model, changed
 
 
@@ -142,12 +198,19 @@ def _layer_hint(error: ValueError) -> str:
     return " (name it with --layer)" if "layer" in str(error) else ""
 
 
-def make_trainer(config: RunConfig, device: torch.device) -> Trainer:
-    """Build Lightning's Trainer for one device, without files or output of its own.
+def make_trainer(
+    config: RunConfig,
+    device: torch.device,
+    after_epoch: Callback,
+    logger: Logger | None = None,
+) -> Trainer:
+    """Build Lightning's Trainer for one device, without output of its own.
 
     Args:
         config: of the run.
         device: where to train.
+        after_epoch: keeps checkpoints and reports epochs.
+        logger: Lightning's, or None.
 
     Returns:
         The trainer.
@@ -159,58 +222,10 @@ def make_trainer(config: RunConfig, device: torch.device) -> Trainer:
         precision=config.precision,  # pyright: ignore[reportArgumentType]
         max_epochs=config.epochs,
         num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
+        logger=logger or False,
+        callbacks=[after_epoch],
         enable_progress_bar=False,
         enable_model_summary=False,
+        use_distributed_sampler=False,
         plugins=[LightningEnvironment()],  # one process, also inside a cluster's job
     )
-
-
-def train_batches(
-    config: RunConfig, data: ImageData, device: torch.device
-) -> DataLoader[Batch]:
-    """Batches of training images in an order drawn from the seed alone.
-
-    Args:
-        config: of the run.
-        data: in memory.
-        device: the images are moved there once.
-
-    Returns:
-        A loader whose every batch is one index operation; no image is left out.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    order = RandomSampler(range(len(data.train_labels)), generator=generator)
-    dataset = TensorDataset(data.train_images.to(device), data.train_labels.to(device))
-    return _loader(dataset, order, config.batch_size)
-
-
-def test_batches(
-    config: RunConfig, data: ImageData, device: torch.device
-) -> DataLoader[Batch]:
-    """Batches of all test images.
-
-    Args:
-        config: of the run.
-        data: in memory.
-        device: the images are moved there once.
-
-    Returns:
-        A loader.
-    """
-    order = SequentialSampler(range(len(data.test_labels)))
-    dataset = TensorDataset(data.test_images.to(device), data.test_labels.to(device))
-    return _loader(dataset, order, config.batch_size)
-
-
-def _loader(
-    dataset: TensorDataset, order: Sampler[int], batch_size: int
-) -> DataLoader[Batch]:
-    batches = BatchSampler(order, batch_size, drop_last=False)
-    loader: Any = DataLoader(dataset, sampler=batches, batch_size=None)
-    return loader
-
-
-def _finite(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from typing import Any
 
 from torch import Tensor, nn
 
 import trainact
 from trainact.lab.errors import LabError, first_line
+from trainact.lab.importing import import_object
 from trainact.lab.models import SOURCES, build_model, resolve_model
 from trainact.wrap import resolve_layer
 
@@ -40,7 +39,7 @@ def build_named(
     source, _, function = name.partition(":")
     if function and source not in SOURCES:
         size = image_size or DEFAULT_SIZE
-        return _call(source, function), (3, size, size)
+        return _call(name), (3, size, size)
     resolved = resolve_model(name)
     shape = data_shape or _declared_shape(resolved, image_size)
     return build_model(resolved, shape, num_classes), shape
@@ -59,28 +58,21 @@ def _declared_shape(resolved: str, size: int | None) -> Shape:
     return 3, side, side
 
 
-def _call(module: str, name: str) -> nn.Module:
+def _call(reference: str) -> nn.Module:
     """A model of the user's own."""
-    where = f"model {module}:{name}"
-    sys.path.insert(0, "")
+    hint = f"; a source of models is {' or '.join(SOURCES)}"
+    build = import_object("model", reference, hint)
     try:
-        model: Any = getattr(importlib.import_module(module), name)()
-    except ModuleNotFoundError as error:
-        raise LabError(
-            f"{where}: there is no module {error.name!r}; a source of models is "
-            f"{' or '.join(SOURCES)}"
-        ) from error
-    except AttributeError as error:
-        raise LabError(f"{where}: {first_line(error)}") from error
+        model: Any = build()
     except TypeError as error:
         raise LabError(
-            f"{where} is called without arguments, which it does not take "
+            f"model {reference} is called without arguments, which it does not take "
             f"({first_line(error)})"
         ) from error
-    finally:
-        sys.path.remove("")
     if not isinstance(model, nn.Module):
-        raise LabError(f"{where} returned a {type(model).__name__}, not a model")
+        raise LabError(
+            f"model {reference} returned a {type(model).__name__}, not a model"
+        )
     return model
 
 

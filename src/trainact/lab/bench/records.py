@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trainact.lab.bench.floor import Ceilings, Floor
 from trainact.lab.bench.modes import Mode
-from trainact.lab.records import LineFile
+from trainact.lab.line_file import LineFile, read_line, write_line
 
 SCHEMA = 1
 
@@ -108,8 +107,7 @@ class BenchRecord:
         Returns:
             The line.
         """
-        values = {"schema": self.schema, **asdict(self)}
-        return json.dumps(values, allow_nan=False, ensure_ascii=False) + "\n"
+        return write_line(self)
 
     @staticmethod
     def from_line(line: str) -> BenchRecord:
@@ -120,22 +118,17 @@ class BenchRecord:
 
         Returns:
             The record.
-
-        Raises:
-            ValueError: if the line is not a whole record of this schema.
         """
-        try:
-            values: dict[str, Any] = json.loads(line)
-            if values["schema"] != SCHEMA:
-                raise ValueError(f"schema {values['schema']}, expected {SCHEMA}")
-            values["sample"] = tuple(values["sample"])
-            values["mode"] = Mode(**values["mode"])
-            values["floor"] = Floor(**values["floor"])
-            values["ceilings"] = Ceilings(**values["ceilings"])
-            values["arms"] = tuple(_read_arm(arm) for arm in values["arms"])
-            return BenchRecord(**values)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a whole record ({error})") from error
+        return read_line(line, (SCHEMA,), _read_record)
+
+
+def _read_record(values: dict[str, Any]) -> BenchRecord:
+    values["sample"] = tuple(values["sample"])
+    values["mode"] = Mode(**values["mode"])
+    values["floor"] = Floor(**values["floor"])
+    values["ceilings"] = Ceilings(**values["ceilings"])
+    values["arms"] = tuple(_read_arm(arm) for arm in values["arms"])
+    return BenchRecord(**values)
 
 
 def _read_arm(values: dict[str, Any]) -> ArmResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trainact.lab.data import smoke
 from trainact.lab.data.images import ImageData
 from trainact.lab.data.torchvision_sets import SETS
 from trainact.lab.errors import LabError, did_you_mean
@@ -20,8 +21,8 @@ def load_data(
     """Load an image set into memory.
 
     Args:
-        spec: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100`` or
-            ``imagefolder:PATH``.
+        spec: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``,
+            ``imagefolder:PATH``, or ``smoke:10`` for a few made-up images.
         data_dir: where torchvision's downloads go.
         image_size: for a folder of images: height and width to bring them to.
         limit: number of training images, chosen with every class keeping its share.
@@ -50,6 +51,8 @@ def _load_named(spec: str, data_dir: Path) -> ImageData:
         from trainact.lab.data import digits
 
         return digits.load()
+    if spec.startswith(smoke.PREFIX):
+        return smoke.load(spec)
     if spec in SETS:
         from trainact.lab.data import torchvision_sets
 

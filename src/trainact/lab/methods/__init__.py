@@ -1,32 +1,51 @@
-"""Methods by name; a new one is one file and one entry here."""
+"""Methods by name; a new one is one file and one entry here, or a reference to it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trainact.lab.errors import LabError, did_you_mean
+from trainact.lab.importing import import_object
 from trainact.lab.methods.base import Method, MethodSettings
+from trainact.lab.methods.dual_patchnorm import DUAL_PATCHNORM
+from trainact.lab.methods.patchnorm import PATCHNORM
 from trainact.lab.methods.tract import TRACT
+from trainact.lab.methods.tract_sgd import TRACT_SGD
 from trainact.lab.methods.vanilla import VANILLA
+from trainact.lab.methods.whitening import WHITENING
 
 __all__ = ["METHODS", "Method", "MethodSettings", "find_method"]
 
-METHODS = {method.name: method for method in (VANILLA, TRACT)}
+METHODS = {
+    method.name: method
+    for method in (VANILLA, TRACT, TRACT_SGD, PATCHNORM, DUAL_PATCHNORM, WHITENING)
+}
 
 
 def find_method(name: str) -> Method:
-    """Look a method up.
+    """Look a method up, or import one of the user's own.
 
     Args:
-        name: as on the command line.
+        name: as on the command line; ``PACKAGE.MODULE:NAME`` is imported, also from the
+            working directory.
 
     Returns:
-        The method.
+        The method; its name is the given one, under which it is found again.
 
     Raises:
         LabError: if there is none of that name.
     """
-    if name not in METHODS:
+    if name in METHODS:
+        return METHODS[name]
+    if ":" not in name:
         raise LabError(
             f"method {name!r} is not known{did_you_mean(name, METHODS)}: give one of "
-            f"{', '.join(METHODS)}"
+            f"{', '.join(METHODS)}, or PACKAGE.MODULE:NAME"
         )
-    return METHODS[name]
+    method = import_object("method", name)
+    if not isinstance(method, Method):
+        raise LabError(
+            f"method {name} is of type {type(method).__name__}, not a "
+            "trainact.lab.methods.Method"
+        )
+    return replace(method, name=name)

@@ -10,11 +10,25 @@ from trainact.lab.methods.base import Method, MethodSettings
 DEFAULT_LAM = 0.1
 
 
-def _convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
+def convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
+    """Put TrAct on a model.
+
+    Args:
+        model: any module.
+        settings: with λ, or None for the paper's default.
+
+    Returns:
+        The same model.
+    """
     lam = DEFAULT_LAM if settings.lam is None else settings.lam
     if settings.layer is not None:
         return trainact.apply(model, lam=lam, layer=settings.layer)
     return trainact.apply(model, lam=lam, example_input=settings.example_input)
 
 
-TRACT = Method(name="tract", uses_lam=True, convert=_convert)
+TRACT = Method(
+    name="tract",
+    uses_lam=True,
+    convert=convert,
+    summary="TrAct on the first layer, one optimizer for all layers",
+)

@@ -12,4 +12,9 @@ def _convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
     return model
 
 
-VANILLA = Method(name="vanilla", uses_lam=False, convert=_convert)
+VANILLA = Method(
+    name="vanilla",
+    uses_lam=False,
+    convert=_convert,
+    summary="the model as it is, the baseline",
+)

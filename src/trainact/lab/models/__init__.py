@@ -1,7 +1,8 @@
-"""Models by name: three small built-in ones, and all of torchvision and timm.
+"""Models by name: three small built-in ones, all of torchvision and timm, the paper's.
 
-A bare name is looked up among the built-in models, then torchvision, then timm;
-``torchvision:NAME`` and ``timm:NAME`` choose the source.
+A bare name is looked up among the built-in models, then torchvision, timm and the
+paper's CIFAR networks; ``torchvision:NAME``, ``timm:NAME`` and ``cifar:NAME`` choose
+the source.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from torch import nn
 
 from trainact.lab.errors import LabError, did_you_mean
-from trainact.lab.models import mlp, small_cnn, small_vit, zoo
+from trainact.lab.models import cifar, mlp, small_cnn, small_vit, zoo
 
 __all__ = ["BUILT_IN", "SOURCES", "build_model", "resolve_model"]
 
@@ -24,6 +25,7 @@ BUILT_IN: dict[str, Builder] = {
 SOURCES = {
     "torchvision": (zoo.torchvision_names, zoo.build_torchvision),
     "timm": (zoo.timm_names, zoo.build_timm),
+    "cifar": (cifar.names, cifar.build),
 }
 
 
@@ -34,7 +36,7 @@ def resolve_model(name: str) -> str:
         name: ``small-cnn``, ``resnet18``, ``timm:resnet18`` and so on.
 
     Returns:
-        A built-in name, ``torchvision:NAME`` or ``timm:NAME``.
+        A built-in name, or one with its source, such as ``timm:resnet18``.
 
     Raises:
         LabError: if no source knows the name.
@@ -45,7 +47,7 @@ def resolve_model(name: str) -> str:
     if source and source not in SOURCES:
         raise LabError(
             f"model {name!r}: {source!r} is not a source of models; write "
-            f"torchvision:{bare} or timm:{bare}"
+            f"torchvision:{bare}, timm:{bare} or cifar:{bare}"
         )
     known = set(BUILT_IN)
     for candidate in [source] if source else list(SOURCES):
@@ -55,7 +57,7 @@ def resolve_model(name: str) -> str:
         known.update(names)
     raise LabError(
         f"model {name!r} is not known{did_you_mean(bare, known)}: give "
-        f"{', '.join(BUILT_IN)}, or a name from torchvision or timm"
+        f"{', '.join(BUILT_IN)}, cifar:NAME, or a name from torchvision or timm"
     )
 
 

@@ -1,0 +1,160 @@
+"""From recipes and options to jobs, with every value checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from trainact.lab.config import Setting
+from trainact.lab.data.smoke import NUM_IMAGES, smoke_data
+from trainact.lab.devices import resolve_device
+from trainact.lab.environment import hide_home
+from trainact.lab.errors import check_positive, check_seed
+from trainact.lab.jobs import Job, Place
+from trainact.lab.methods import find_method
+from trainact.lab.methods.tract import DEFAULT_LAM
+from trainact.lab.recipe import Arm, Recipe
+from trainact.lab.experiment_options import ExperimentOptions
+
+SMOKE_EPOCHS = 2
+SMOKE_STEPS = 2
+
+
+def plan(
+    recipes: Iterable[Recipe],
+    options: ExperimentOptions,
+    seeds: Sequence[int] | None = None,
+    *,
+    elsewhere: bool = False,
+) -> list[Job]:
+    """List the runs: recipes, in each the seeds, in each the arms side by side.
+
+    So what is interrupted holds whole seeds. A run that several recipes share is listed
+    once, under the first of them.
+
+    Args:
+        recipes: to be trained.
+        options: what the user asked for.
+        seeds: instead of each recipe's own.
+        elsewhere: whether the device is not this machine's, such as a cluster's.
+
+    Returns:
+        The jobs.
+    """
+    check_options(options, seeds or ())
+    kind = _kind(options, elsewhere=elsewhere)
+    place = Place(
+        out=str(options.out),
+        data_dir=str(options.data_dir),
+        device=options.device,
+        pipeline=options.pipeline,
+        logger=options.logger,
+        project=options.wandb_project,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
+    jobs: dict[object, Job] = {}
+    for recipe in recipes:
+        changed = replace(recipe, setting=adapt(recipe.setting, options))
+        for seed in recipe.seeds if seeds is None else seeds:
+            for arm in choose_arms(recipe, options):
+                config = changed.run(arm, seed, kind)
+                jobs.setdefault(config, Job(config, recipe.name, place))
+    return list(jobs.values())
+
+
+def _kind(options: ExperimentOptions, *, elsewhere: bool) -> str:
+    if elsewhere:
+        return options.device.partition(":")[0]
+    return resolve_device(options.device, options.precision or "32").type
+
+
+def check_options(options: ExperimentOptions, seeds: Sequence[int]) -> None:
+    """Refuse numbers that make no sense.
+
+    Args:
+        options: what the user asked for.
+        seeds: likewise.
+    """
+    for name in ("epochs", "batch_size", "lr", "limit", "image_size"):
+        check_positive(f"--{name.replace('_', '-')}", getattr(options, name))
+    for lam in options.lam:
+        check_positive("--lam", lam)
+    for seed in seeds:
+        check_seed("--seed", seed)
+
+
+def adapt(setting: Setting, options: ExperimentOptions) -> Setting:
+    """Change what the user wants changed.
+
+    Args:
+        setting: of a recipe.
+        options: what the user asked for.
+
+    Returns:
+        The setting to train.
+    """
+    if options.smoke:
+        setting = _smoke(setting)
+    if options.epochs is not None:
+        setting = stretch(setting, options.epochs)
+    given = {
+        "data": None if options.data is None else hide_home(options.data),
+        "batch_size": options.batch_size,
+        "lr": options.lr,
+        "limit": options.limit,
+        "image_size": options.image_size,
+        "precision": options.precision,
+        "channels_last": options.channels_last or None,
+        "compile": options.compile or None,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    return replace(setting, **changes)
+
+
+def _smoke(setting: Setting) -> Setting:
+    return replace(
+        stretch(setting, SMOKE_EPOCHS),
+        data=smoke_data(setting.data),
+        batch_size=NUM_IMAGES // SMOKE_STEPS,
+    )
+
+
+def stretch(setting: Setting, epochs: int) -> Setting:
+    """Change the length; warm-up and milestones keep their shares of it.
+
+    Args:
+        setting: of a recipe.
+        epochs: the new length.
+
+    Returns:
+        The setting of that length.
+    """
+    share = epochs / setting.epochs
+    return replace(
+        setting,
+        epochs=epochs,
+        warmup_epochs=round(setting.warmup_epochs * share),
+        milestones=tuple(round(epoch * share) for epoch in setting.milestones),
+    )
+
+
+def choose_arms(recipe: Recipe, options: ExperimentOptions) -> list[Arm]:
+    """List the arms to train: the recipe's, fewer, or others.
+
+    Args:
+        recipe: whose arms they are by default.
+        options: what the user asked for.
+
+    Returns:
+        The arms, none twice.
+    """
+    if not options.method and not options.lam:
+        return list(recipe.arms)
+    own = dict.fromkeys(arm.method for arm in recipe.arms)
+    arms: list[Arm] = []
+    for name in options.method or own:
+        method = find_method(name)
+        usual = [arm.lam for arm in recipe.arms if arm.method == method.name]
+        lams = (options.lam or usual or [DEFAULT_LAM]) if method.uses_lam else [None]
+        arms += [Arm(method.name, lam) for lam in lams]
+    return list(dict.fromkeys(arms))

@@ -1,0 +1,77 @@
+"""What is asked of an experiment; plain data, so that `make gpu-lab` needs no tyro."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Precision = Literal["32", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentOptions:
+    """What runs and sweeps have in common.
+
+    Without options a recipe is trained as the paper did. What changes the experiment is
+    noted in its records, and `trainact report` shows it.
+    """
+
+    method: tuple[str, ...] = ()
+    """Train these methods only, or others than the recipe's: vanilla, tract, tract+sgd,
+    patchnorm, dual-patchnorm, whitening or PACKAGE.MODULE:NAME."""
+
+    lam: tuple[float, ...] = ()
+    """Values of TrAct's lambda, instead of the recipe's."""
+
+    data: str | None = None
+    """Other images than the recipe's: cifar10, cifar100, imagefolder:PATH, ..."""
+
+    data_dir: Path = Path(".data")
+    """Where torchvision keeps its downloads."""
+
+    epochs: int | None = None
+    """Another length; warm-up and milestones keep their shares of it."""
+
+    batch_size: int | None = None
+    """Images per step."""
+
+    lr: float | None = None
+    """Learning rate of every method."""
+
+    limit: int | None = None
+    """Train on this many images only, every class keeping its share."""
+
+    image_size: int | None = None
+    """For imagefolder: height and width to bring every image to."""
+
+    precision: Precision | None = None
+    """Lightning's precision."""
+
+    channels_last: bool = False
+    """Lay images and weights out with channels last."""
+
+    compile: bool = False
+    """Compile the model."""
+
+    smoke: bool = False
+    """Four steps on sixteen made-up images, to see that everything works."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+    pipeline: Literal["auto", "resident", "workers"] = "auto"
+    """resident keeps the images on the device and augments them there in batches;
+    workers augments image by image in processes; auto prefers what fits."""
+
+    logger: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    """Where the curves go while training, besides epochs.jsonl."""
+
+    wandb_project: str = "trainact"
+    """Project of Weights & Biases."""
+
+    checkpoint_seconds: float = 60.0
+    """Keep a checkpoint of a run after an epoch, when the last one is this old."""
+
+    out: Path = Path("runs/recipes")
+    """Folder for records.jsonl, epochs.jsonl, checkpoints and logs."""

@@ -1,0 +1,213 @@
+"""A job: one run of a grid, carried out here, in another process or on a cluster."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from trainact.lab import environment
+from trainact.lab.config import RunConfig, setting_hash
+from trainact.lab.data import ImageData, load_data
+from trainact.lab.devices import resolve_device
+from trainact.lab.errors import LabError, describe_os_error
+from trainact.lab.loggers import make_logger
+from trainact.lab.records import EpochRecord, Record, finite
+from trainact.lab.run import Execution, OnEpoch, train
+from trainact.lab.task import EpochResult
+from trainact.lab.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how jobs are carried out; nothing of it is part of the experiment.
+
+    Attributes:
+        out: folder of the runs.
+        data_dir: of downloads.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        pipeline: ``auto``, ``resident`` or ``workers``.
+        logger: ``none``, ``tensorboard`` or ``wandb``.
+        project: of Weights & Biases.
+        checkpoint_seconds: least time between two checkpoints.
+    """
+
+    out: str
+    data_dir: str = ".data"
+    device: str = "auto"
+    pipeline: str = "auto"
+    logger: str = "none"
+    project: str = "trainact"
+    checkpoint_seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run and the recipe that it belongs to.
+
+    Attributes:
+        config: of the run.
+        recipe: name, or None.
+        place: where it is carried out.
+    """
+
+    config: RunConfig
+    recipe: str | None
+    place: Place
+
+    def to_json(self) -> str:
+        """Write the job as text.
+
+        Returns:
+            One line of JSON.
+        """
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Job:
+        """Read what `to_json` wrote.
+
+        Args:
+            text: the line.
+
+        Returns:
+            The job.
+        """
+        values: dict[str, Any] = json.loads(text)
+        config = RunConfig.from_json(values["config"])
+        return Job(config, values["recipe"], Place(**values["place"]))
+
+
+@lru_cache(maxsize=2)
+def _load(
+    data: str, data_dir: str, image_size: int | None, limit: int | None
+) -> ImageData:
+    return load_data(data, Path(data_dir), image_size, limit)
+
+
+def data_of(job: Job) -> ImageData:
+    """Load a job's data, or take it from the job before.
+
+    Args:
+        job: whose data is wanted.
+
+    Returns:
+        The images.
+    """
+    config = job.config
+    return _load(config.data, job.place.data_dir, config.image_size, config.limit)
+
+
+def key_of(job: Job) -> str:
+    """Compute under which key the record of a job is found.
+
+    Args:
+        job: any.
+
+    Returns:
+        The key.
+    """
+    return job.config.key(str(data_of(job).fingerprint["hash"]))
+
+
+def carry_out(job: Job, on_epoch: OnEpoch) -> Record | None:
+    """Train what a job describes, from its checkpoint if it has one.
+
+    Args:
+        job: to be carried out.
+        on_epoch: called after every epoch with all epochs so far.
+
+    Returns:
+        The record, whether trained now or found; None if another process is at it.
+    """
+    place, key = job.place, key_of(job)
+    workspace = Workspace(Path(place.out))
+    with workspace.claim(key) as mine:
+        if not mine:
+            return None
+        found = workspace.find(key)
+        if found is not None:
+            return found
+        return _train(job, key, workspace, on_epoch)
+
+
+def _train(job: Job, key: str, workspace: Workspace, on_epoch: OnEpoch) -> Record:
+    config, place = job.config, job.place
+    data = data_of(job)
+    device = resolve_device(place.device, config.precision)
+    note = _EpochLog(job, key, workspace, environment.device_name(device))
+
+    def report(history: list[EpochResult]) -> None:
+        note(history)
+        on_epoch(history)
+
+    record = train(
+        config,
+        data,
+        device,
+        report,
+        Execution(
+            pipeline=place.pipeline,
+            checkpoint=workspace.checkpoint(key),
+            checkpoint_seconds=place.checkpoint_seconds,
+            logger=_logger(job, key, workspace),
+            recipe=job.recipe,
+        ),
+    )
+    workspace.finish(record)
+    return record
+
+
+def _logger(job: Job, key: str, workspace: Workspace) -> Logger | None:
+    config, place = job.config, job.place
+    name = f"{job.recipe or config.model}, {config.arm}, seed {config.seed}"
+    return make_logger(
+        place.logger, workspace.logs, name, key, place.project, config.to_json()
+    )
+
+
+class _EpochLog:
+    """Writes the epochs that are not written yet, each once."""
+
+    def __init__(
+        self, job: Job, key: str, workspace: Workspace, device_name: str
+    ) -> None:
+        self._file = workspace.epochs
+        self._common: dict[str, Any] = {
+            "key": key,
+            "recipe": job.recipe,
+            "recipe_hash": setting_hash(job.config.setting),
+            "model": job.config.model,
+            "arm": job.config.arm,
+            "seed": job.config.seed,
+            "device": device_name,
+            "versions": environment.versions(),
+            "commit": environment.git_commit(),
+        }
+        written, _ = self._file.read()
+        self._written = {line.epoch for line in written if line.key == key}
+
+    def __call__(self, history: list[EpochResult]) -> None:
+        for number, epoch in enumerate(history, start=1):
+            if number not in self._written:
+                self._append(number, epoch)
+
+    def _append(self, number: int, epoch: EpochResult) -> None:
+        values = {
+            name: None if value is None else finite(value)
+            for name, value in asdict(epoch).items()
+        }
+        line = EpochRecord(**self._common, epoch=number, **values)
+        try:
+            self._file.append(line)
+        except OSError as error:
+            raise LabError(
+                f"the epoch could not be written to {self._file.path} "
+                f"({describe_os_error(error)}): make room and give the same command "
+                "again; it goes on from the last checkpoint"
+            ) from error
+        self._written.add(number)

@@ -1,0 +1,178 @@
+"""JSON lines in a file: appended whole or not at all, never rewritten."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Generator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from trainact.lab.errors import LabError, describe_os_error
+
+try:
+    import fcntl
+except ImportError:  # Windows: one writer at a time is then the user's to keep
+    fcntl = None
+
+
+class Line(Protocol):
+    """What can be written as one line."""
+
+    def to_line(self) -> str:
+        """Write it as one line of JSON, newline included.
+
+        Returns:
+            The line.
+        """
+        ...
+
+
+LineT = TypeVar("LineT", bound=Line)
+
+
+def write_line(record: Any) -> str:
+    """Write a record as one line of JSON.
+
+    Args:
+        record: a dataclass with a field ``schema``.
+
+    Returns:
+        The line, newline included.
+    """
+    values = {"schema": record.schema, **asdict(record)}
+    return json.dumps(values, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def read_line(
+    line: str, readable: tuple[int, ...], read: Callable[[dict[str, Any]], LineT]
+) -> LineT:
+    """Read a line that `write_line` wrote.
+
+    Args:
+        line: one line of JSON.
+        readable: the schemas that are understood.
+        read: makes a record of the values.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: if the line is not a whole record of such a schema.
+    """
+    try:
+        values: dict[str, Any] = json.loads(line)
+        if values["schema"] not in readable:
+            raise ValueError(f"schema {values['schema']}, expected {readable[-1]}")
+        return read(values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a whole record ({error})") from error
+
+
+class LineFile(Generic[LineT]):
+    """Records of one kind in a file.
+
+    Args:
+        path: of the file; it need not exist yet.
+        from_line: reads a line; raises ValueError if it is not a whole record.
+    """
+
+    def __init__(self, path: Path, from_line: Callable[[str], LineT]) -> None:
+        self.path = path
+        self._from_line = from_line
+
+    def prepare(self) -> None:
+        """Make the folder and check that records can be written, before any training.
+
+        Raises:
+            LabError: if they cannot.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab"):
+                pass
+        except OSError as error:
+            raise LabError(
+                f"cannot write to {self.path.parent} ({describe_os_error(error)}): "
+                "give another folder with --out"
+            ) from error
+
+    def read(self) -> tuple[list[LineT], list[str]]:
+        """Read all records.
+
+        Returns:
+            The records in order, and a warning for each line that is none, such as
+            one that a crash cut short.
+
+        Raises:
+            LabError: if the file exists and cannot be read.
+        """
+        try:
+            text = self.path.read_bytes().decode("utf-8", errors="replace")
+        except FileNotFoundError:
+            return [], []
+        except OSError as error:
+            raise LabError(
+                f"cannot read {self.path} ({describe_os_error(error)}): move it away "
+                "or give another --out"
+            ) from error
+        records: list[LineT] = []
+        warnings: list[str] = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                records.append(self._from_line(line))
+            except ValueError as error:
+                warnings.append(f"{self.path} line {number} ignored: {error}")
+        return records, warnings
+
+    def append(self, record: LineT) -> None:
+        """Add a record; when that fails, what was in the file stays as it was.
+
+        Args:
+            record: a finished run.
+
+        Raises:
+            OSError: if the record could not be written whole, such as on a full disk.
+        """
+        payload = record.to_line().encode()
+        with self.path.open("ab+", buffering=0) as file, _locked(file.fileno()):
+            length = file.seek(0, os.SEEK_END)
+            if length and not _ends_with_newline(file.fileno(), length):
+                payload = b"\n" + payload  # after a line that a crash cut short
+            try:
+                _write_whole(file.fileno(), payload)
+            except OSError:
+                os.ftruncate(file.fileno(), length)
+                raise
+
+
+def _ends_with_newline(descriptor: int, length: int) -> bool:
+    os.lseek(descriptor, length - 1, os.SEEK_SET)
+    return os.read(descriptor, 1) == b"\n"
+
+
+def _write_whole(descriptor: int, payload: bytes) -> None:
+    written = os.write(descriptor, payload)
+    while written < len(payload):  # the disk took a part: ask again to learn why
+        written += os.write(descriptor, payload[written:])
+    os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(descriptor: int) -> Generator[None]:
+    """Let one process append at a time, so that truncating cannot hit another's line.
+
+    Yields:
+        Nothing.
+    """
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -1,0 +1,153 @@
+r"""Frozen input whitening, as fast CIFAR trainers use it: decorrelated patches.
+
+    z = W (V x) + bias,   V = diag(1 / sqrt(e + eps)) Eᵀ,   E diag(e) Eᵀ = XᵀX / b
+
+where the b rows of X are the patches x of the first training images as the layer sees
+them, border included; one V for each group. V is computed once and frozen, a buffer
+``whitening`` of the layer; W, the layer's own weight, starts as the model made it and
+is trained. What the layer computes with is W V, made anew in every forward pass.
+
+The form is Page's, a frozen 3x3 convolution that whitens and a learned 1x1 one, in a
+single layer: the number and size of the layer's weights stay.
+
+Legend: G groups, P entries of a patch in one group, O outputs.
+
+References:
+    Page: How to train your ResNet 8, Bag of tricks (2019), repository cifar10-fast.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainact.lab.methods.base import Method, MethodSettings
+from trainact.lab.methods.first_layer import change_class, find_first_layer
+from trainact.lab.survey import MAX_ENTRIES, survey
+
+# Page's and hlb-CIFAR10's, for standardised images; airbench's is 5e-4.
+EPS = 1e-2
+# As airbench; Page takes the 10,000 first.
+NUM_IMAGES = 5000
+_BATCH = 500
+
+
+class WhitenedLayer(nn.Module):
+    """What layers on whitened patches share."""
+
+    whitening: Tensor
+
+    def effective_weight(self) -> Tensor:
+        """Make the weight that meets the input.
+
+        Returns:
+            W V, in the shape of W.
+        """
+        layer: Any = self
+        weight: Tensor = layer.weight
+        num_groups, num_entries, _ = self.whitening.shape
+        weight_GOP = weight.reshape(num_groups, -1, num_entries)
+        # The entries of V differ by a factor of 10 to 50: 16 bits are for what follows.
+        with torch.autocast(weight.device.type, enabled=False):
+            return (weight_GOP @ self.whitening).reshape(weight.shape)
+
+
+class WhitenedLinear(WhitenedLayer, nn.Linear):
+    """`torch.nn.Linear` on whitened vectors."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            input: as the plain layer takes it.
+
+        Returns:
+            Of the same shape as the plain layer's output.
+        """
+        return F.linear(input, self.effective_weight(), self.bias)
+
+
+class _WhitenedConv(WhitenedLayer):
+    """The part that is common to all numbers of spatial dimensions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        layer: Any = self
+        return layer._conv_forward(input, self.effective_weight(), layer.bias)
+
+
+class WhitenedConv1d(_WhitenedConv, nn.Conv1d):
+    """`torch.nn.Conv1d` on whitened patches."""
+
+
+class WhitenedConv2d(_WhitenedConv, nn.Conv2d):
+    """`torch.nn.Conv2d` on whitened patches."""
+
+
+class WhitenedConv3d(_WhitenedConv, nn.Conv3d):
+    """`torch.nn.Conv3d` on whitened patches."""
+
+
+CLASSES: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: WhitenedLinear,
+    nn.Conv1d: WhitenedConv1d,
+    nn.Conv2d: WhitenedConv2d,
+    nn.Conv3d: WhitenedConv3d,
+}
+
+
+def whitening_matrix(moment_GPP: Tensor, eps: float) -> Tensor:
+    """Decompose a second moment into the map that whitens.
+
+    Args:
+        moment_GPP: XᵀX / b.
+        eps: added to the eigenvalues.
+
+    Returns:
+        V, float64, directions in the order of ascending eigenvalues.
+    """
+    values_GP, vectors_GPP = torch.linalg.eigh(moment_GPP.double())
+    scales_GP = (values_GP.clamp(min=0) + eps).rsqrt()
+    return scales_GP[..., None] * vectors_GPP.mT
+
+
+def _convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
+    name, found = find_first_layer(model, settings)
+    layer: Any = found
+    moment_GPP = _second_moment(model, name, layer, settings.images(NUM_IMAGES))
+    whitening = whitening_matrix(moment_GPP, EPS).to(layer.weight)
+    layer.register_buffer("whitening", whitening)
+    change_class(layer, CLASSES)
+    return model
+
+
+def _second_moment(
+    model: nn.Module, name: str, layer: nn.Module, images: Tensor
+) -> Tensor:
+    """XᵀX / b of what the images become on their way to the layer."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        seen = survey(model, {name: layer}, images.split(_BATCH))[name]
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if seen.num_rows == 0:
+        msg = f"the model does not call layer {name!r}: name its first layer"
+        raise ValueError(msg)
+    if seen.products is None:
+        msg = (
+            f"layer {name!r} has patches of {seen.num_entries} entries: whitening "
+            f"decomposes matrices of up to {MAX_ENTRIES}"
+        )
+        raise ValueError(msg)
+    return seen.products / seen.num_rows
+
+
+WHITENING = Method(
+    name="whitening",
+    uses_lam=False,
+    convert=_convert,
+    summary="frozen whitening of the first layer's patches",
+)

@@ -1,0 +1,140 @@
+"""What has been run of each recipe, and what is uncertain about it, for the docs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from trainact.lab.config import Setting, setting_hash
+from trainact.lab.recipe import Recipe
+from trainact.lab.recipes import RECIPES
+from trainact.lab.records import Record
+
+_HEADINGS = ("paper", "recipe", "status", "runs", "records")
+_UNTRIED = "built and smoked in the tests"
+# What follows from another length.
+_SCALED = {"warmup_epochs", "milestones"}
+
+
+def recipes_section(records: Sequence[tuple[str, Record]]) -> list[str]:
+    """Write which artefact of the paper is which recipe, and what was run of it.
+
+    A run that recipes share counts for each of them.
+
+    Args:
+        records: each with the path of its file.
+
+    Returns:
+        The lines of a Markdown table.
+    """
+    lines = [_line(_HEADINGS), _line(["---"] * len(_HEADINGS))]
+    for artefact, members in groupby(RECIPES.values(), lambda r: r.artefact):
+        lines += [_line((artefact, *cells)) for cells in _rows([*members], records)]
+    return lines
+
+
+def choices_section() -> list[str]:
+    """Write what is unverified about the recipes and where they deviate.
+
+    Returns:
+        Lines of Markdown: sentences about all recipes, then each other one under the
+        first artefact that it is about.
+    """
+    all_recipes = list(RECIPES.values())
+    common = set.intersection(*(set(_choices(recipe)) for recipe in all_recipes))
+    parts = {"All recipes": [s for s in _choices(all_recipes[0]) if s in common]}
+    seen = set(common)
+    for recipe in all_recipes:
+        new = [sentence for sentence in _choices(recipe) if sentence not in seen]
+        parts.setdefault(recipe.artefact, []).extend(new)
+        seen.update(new)
+    lines: list[str] = []
+    for title, sentences in parts.items():
+        if sentences:
+            lines += [f"**{title}**", "", *(f"- {s}" for s in sentences), ""]
+    return lines[:-1]
+
+
+def _choices(recipe: Recipe) -> list[str]:
+    deviations = (f"*Deviation.* {sentence}" for sentence in recipe.deviations)
+    return [*recipe.unverified, *deviations]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rows(
+    recipes: list[Recipe], records: Sequence[tuple[str, Record]]
+) -> Iterator[tuple[str, ...]]:
+    """A row for everything that was run, and one for the recipes that were not."""
+    untried = 0
+    for recipe in recipes:
+        tried = _tried(recipe, records)
+        untried += not tried
+        for (path, changes), runs in tried.items():
+            status = _status(recipe, changes, runs)
+            yield f"`{recipe.name}`", status, _runs(runs), f"`{path}`"
+    if untried:
+        family = recipes[0].name.partition("-")[0]
+        names = f"`{family}-*` ({untried})" if len(recipes) > 1 else f"`{family}`"
+        if untried < len(recipes):
+            names = f"the other {untried} of `{family}-*`"
+        yield names, _UNTRIED, "", ""
+
+
+def _tried(
+    recipe: Recipe, records: Sequence[tuple[str, Record]]
+) -> dict[tuple[str, str], list[Record]]:
+    """The runs of a recipe by file and by what was changed, '' for nothing."""
+    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    arms = {arm.name for arm in recipe.arms}
+    own_hash = setting_hash(recipe.setting)
+    for path, record in records:
+        same = record.recipe_hash == own_hash
+        if same and record.config.arm in arms:
+            found[path, ""].append(record)
+        elif record.recipe == recipe.name:
+            changes = _changes(recipe.setting, record.config.setting)
+            unchanged = "other methods" if same else "an earlier version"
+            found[path, changes or unchanged].append(record)
+    return found
+
+
+def _changes(wanted: Setting, had: Setting) -> str:
+    """For example ``5 of 100 epochs, 10,000 images, precision bf16-mixed``."""
+    ours, theirs = wanted.to_json(), had.to_json()
+    changed = [name for name in ours if theirs[name] != ours[name]]
+    parts: list[str] = []
+    for name in changed:
+        if name == "epochs":
+            parts.append(f"{had.epochs} of {wanted.epochs} epochs")
+        elif name == "limit":
+            parts.append(f"{had.limit:,} images")
+        elif name not in _SCALED or had.epochs == wanted.epochs:
+            parts.append(f"{name} {theirs[name]}")
+    return ", ".join(parts)
+
+
+def _status(recipe: Recipe, changes: str, runs: Sequence[Record]) -> str:
+    if changes:
+        config = runs[0].config
+        short = config.epochs < recipe.setting.epochs or config.limit is not None
+        return f"run at reduced length: {changes}" if short else f"run with {changes}"
+    done = {(record.config.arm, record.config.seed) for record in runs}
+    wanted = {(arm.name, seed) for arm in recipe.arms for seed in recipe.seeds}
+    if wanted <= done:
+        return "run in full"
+    return f"run at full length, {len(wanted & done)} of {len(wanted)} runs"
+
+
+def _runs(records: Sequence[Record]) -> str:
+    """For example ``vanilla: 2 seeds, tract λ=0.1: 1 seed``."""
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for record in records:
+        seeds[record.config.arm].add(record.config.seed)
+    return ", ".join(
+        f"{arm}: {len(found)} seed{'s' if len(found) > 1 else ''}"
+        for arm, found in seeds.items()
+    )

@@ -1,0 +1,85 @@
+"""The paper's CIFAR experiments by name; a new one is one file and one entry here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
+
+from trainact.lab.errors import LabError, did_you_mean
+from trainact.lab.recipe import Recipe
+from trainact.lab.recipes.common import LENGTHS
+from trainact.lab.recipes.fig3 import fig3
+from trainact.lab.recipes.fig4 import fig4
+from trainact.lab.recipes.fig6 import fig6
+from trainact.lab.recipes.fig7 import fig7
+from trainact.lab.recipes.fig8 import fig8
+from trainact.lab.recipes.fig9 import fig9
+from trainact.lab.recipes.fig10 import fig10
+from trainact.lab.recipes.paper_table import PAPER_TABLE
+from trainact.lab.recipes.table1 import table1
+from trainact.lab.recipes.table7 import table7
+
+__all__ = ["RECIPES", "find_recipes", "header"]
+
+_OPTIMIZERS = ("sgd", "adam")
+# What a name begins with → the function that makes it, the choices of each argument.
+_FAMILIES: dict[str, tuple[Callable[..., Recipe], tuple[Iterable[object], ...]]] = {
+    "fig3": (fig3, (_OPTIMIZERS, LENGTHS)),
+    "fig4": (fig4, (LENGTHS,)),
+    "fig6": (fig6, ()),
+    "fig7": (fig7, (LENGTHS,)),
+    "fig8": (fig8, (("0-1", "0-255"),)),
+    "fig9": (fig9, (LENGTHS,)),
+    "fig10": (fig10, (_OPTIMIZERS, LENGTHS)),
+    "table1": (table1, (PAPER_TABLE,)),
+    "table7": (table7, (PAPER_TABLE,)),
+}
+
+
+def _make_all() -> Iterator[Recipe]:
+    for make, choices in _FAMILIES.values():
+        for arguments in product(*choices):
+            yield make(*arguments)
+
+
+RECIPES = {recipe.name: recipe for recipe in _make_all()}
+
+
+def header(recipe: Recipe) -> str:
+    """Write what a recipe is, where it comes from and which numbers there are.
+
+    Args:
+        recipe: one of `RECIPES`.
+
+    Returns:
+        The docstring of the function that made it, without arguments and result.
+    """
+    make, _ = _FAMILIES[recipe.name.partition("-")[0]]
+    text = inspect.getdoc(make) or ""
+    return text.partition("\nArgs:")[0].partition("\nReturns:")[0].strip()
+
+
+def find_recipes(names: Sequence[str]) -> list[Recipe]:
+    """Look recipes up.
+
+    Args:
+        names: of recipes, or what names begin with up to a hyphen, such as ``fig3`` or
+            ``fig3-sgd``.
+
+    Returns:
+        The recipes, none twice.
+    """
+    found = {recipe.name: recipe for name in names for recipe in _beginning(name)}
+    return list(found.values())
+
+
+def _beginning(name: str) -> list[Recipe]:
+    recipes = [r for r in RECIPES.values() if f"{r.name}-".startswith(f"{name}-")]
+    if not recipes:
+        known = [*_FAMILIES, *RECIPES]
+        raise LabError(
+            f"recipe {name!r} is not known{did_you_mean(name, known)}: give one that "
+            "`trainact recipes` lists, or its beginning, such as fig3 or table1"
+        )
+    return recipes

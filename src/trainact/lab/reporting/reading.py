@@ -1,0 +1,91 @@
+"""Find the records of folders and files, and keep those that make sense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from trainact.lab.environment import hide_home
+from trainact.lab.errors import LabError
+from trainact.lab.records import FILE_NAME, Record, RecordFile
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
+    """Read all records below some paths.
+
+    Args:
+        paths: folders or files.
+
+    Returns:
+        The records, those with a key that was seen before left out, and a warning for
+        each line that is none.
+
+    Raises:
+        LabError: if a path holds no file of records, or no record is whole.
+    """
+    if not paths:
+        raise LabError(
+            f"RUNS is missing: give a folder with {FILE_NAME}, such as runs/compare"
+        )
+    found = {file.resolve(): file for path in paths for file in find_files(path)}
+    by_key: dict[str, Record] = {}
+    warnings: list[str] = []
+    for file in found.values():
+        records, ignored = RecordFile(file).read()
+        warnings += map(hide_home, ignored)
+        for record in records:
+            if (problem := _problem(record)) is None:
+                by_key.setdefault(record.key, record)
+            else:
+                name = hide_home(str(file))
+                warnings.append(f"{name}: run {record.key} ignored: {problem}")
+    if not by_key:
+        reason = f"; the first of {len(warnings)}: {warnings[0]}" if warnings else ""
+        places = ", ".join(hide_home(str(path)) for path in paths)
+        raise LabError(f"no finished run in {places}: train something first{reason}")
+    return list(by_key.values()), warnings
+
+
+def find_files(path: Path) -> list[Path]:
+    """Find the files of records at a path.
+
+    Args:
+        path: of a folder or of one such file.
+
+    Returns:
+        The files, in the order of their names.
+
+    Raises:
+        LabError: if there is none.
+    """
+    if path.is_file():
+        return [path]
+    name = hide_home(str(path))
+    if not path.is_dir():
+        raise LabError(f"{name} does not exist: give a folder or file of records")
+    files = sorted(path.rglob(FILE_NAME))
+    if not files:
+        raise LabError(
+            f"{name} holds no {FILE_NAME}: give the folder that --out named in training"
+        )
+    return files
+
+
+def _problem(record: Record) -> str | None:
+    """What keeps a record from being counted."""
+    epochs = record.config.epochs
+    series = [record.accuracy, record.seconds, *filter(None, [record.top5])]
+    if not all(map(_is_finite, series)):
+        return "a value is not a finite number"
+    if {len(values) for values in series} != {len(record.accuracy)}:
+        return "its series differ in length"
+    if not 1 <= len(record.accuracy) <= epochs:
+        return f"{len(record.accuracy)} values for {epochs} epochs"
+    if len(record.accuracy) < epochs and not record.diverged:
+        return f"it ends after {len(record.accuracy)} of {epochs} epochs"
+    return None
+
+
+def _is_finite(values: Iterable[object]) -> bool:
+    return all(isinstance(v, int | float) and math.isfinite(v) for v in values)

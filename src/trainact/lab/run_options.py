@@ -1,0 +1,60 @@
+"""What `trainact run` and `trainact sweep` can be told; imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from trainact.lab.experiment_options import ExperimentOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ExperimentOptions):
+    """Train a recipe: all of its methods and seeds, one after the other.
+
+    The same command again trains what is missing, and goes on with a run that was
+    stopped from its last checkpoint. `trainact recipes` lists the recipes.
+    """
+
+    recipe: Positional[str]
+    """Name of the recipe."""
+
+    seed: tuple[int, ...] = ()
+    """Seeds, instead of the recipe's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions(ExperimentOptions):
+    """Train many recipes as a grid of jobs, side by side or on a cluster.
+
+    The same command again trains what is missing, and goes on with runs that were
+    stopped from their last checkpoints.
+    """
+
+    recipes: Positional[tuple[str, ...]]
+    """Names of recipes, or what they begin with: fig3, table1, fig4-100."""
+
+    seeds: int | None = None
+    """How many seeds, counted from 0; by default the recipe's."""
+
+    jobs: int = 1
+    """Runs at a time on this machine; several small ones may share a device."""
+
+    slurm: bool = False
+    """Submit every run to SLURM and return."""
+
+    slurm_partition: str | None = None
+    """Partition of the cluster."""
+
+    slurm_account: str | None = None
+    """Account to charge."""
+
+    slurm_hours: int = 24
+    """Time limit of a job; one that is stopped goes on from its checkpoint."""
+
+    slurm_parallel: int = 32
+    """Jobs that may run at a time."""
+
+    dry_run: bool = False
+    """List the jobs and what is recorded of them, and train nothing."""

@@ -1,0 +1,112 @@
+"""`trainact sweep`: a grid of jobs, side by side on this machine or on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from trainact.lab.errors import check_positive
+from trainact.lab.experiment import plan
+from trainact.lab.jobs import Job, key_of
+from trainact.lab.processes import run_side_by_side
+from trainact.lab.progress import make_console
+from trainact.lab.recipes import find_recipes
+from trainact.lab.run_options import SweepOptions
+from trainact.lab.run_recipe import EXIT_INTERRUPTED, EXIT_OK, finish, train_here
+from trainact.lab.workspace import Workspace
+
+EXIT_FAILED = 1
+
+
+def main(options: SweepOptions) -> int:
+    """Train what is missing of a grid.
+
+    Args:
+        options: what the user asked for.
+
+    Returns:
+        The exit code: 0, 1 if a run failed, 130 after Ctrl-C.
+    """
+    check_positive("--seeds", options.seeds)
+    check_positive("--jobs", options.jobs)
+    if options.slurm and options.device == "auto":
+        options = replace(options, device="cuda")
+    recipes = find_recipes(options.recipes)
+    seeds = None if options.seeds is None else range(options.seeds)
+    jobs = plan(recipes, options, seeds, elsewhere=options.slurm)
+    workspace = Workspace(options.out)
+    workspace.prepare()
+    console = make_console()
+    missing = _missing(jobs, workspace)
+    _announce(console, len(recipes), jobs, missing)
+    if options.dry_run:
+        _list(console, jobs, missing, workspace)
+        return EXIT_OK
+    if options.slurm:
+        return _submit(console, missing, options)
+    return _train(console, jobs, missing, options.jobs, workspace)
+
+
+def _missing(jobs: Sequence[Job], workspace: Workspace) -> list[Job]:
+    recorded = {record.key for record in workspace.records.read()[0]}
+    return [job for job in jobs if key_of(job) not in recorded]
+
+
+def _announce(
+    console: Console, num_recipes: int, jobs: Sequence[Job], missing: Sequence[Job]
+) -> None:
+    console.print(
+        f"{num_recipes} recipes, {len(jobs)} runs on {jobs[0].config.device}, "
+        f"{len(jobs) - len(missing)} of them recorded",
+        soft_wrap=True,
+    )
+
+
+def _list(
+    console: Console,
+    jobs: Sequence[Job],
+    missing: Sequence[Job],
+    workspace: Workspace,
+) -> None:
+    waiting = set(missing)
+    for job in jobs:
+        state = "recorded"
+        if job in waiting:
+            begun = workspace.checkpoint(key_of(job)).exists()
+            state = "begun" if begun else "missing"
+        line = f"{state:<9} {job.recipe}: {job.config.title}"
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _train(
+    console: Console,
+    jobs: Sequence[Job],
+    missing: Sequence[Job],
+    num_processes: int,
+    workspace: Workspace,
+) -> int:
+    failed = 0
+    if num_processes == 1:
+        interrupted = train_here(missing, console)
+    else:
+        failed, interrupted = run_side_by_side(missing, num_processes, console)
+    finish(console, workspace, jobs, interrupted=interrupted)
+    if interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if failed else EXIT_OK
+
+
+def _submit(console: Console, missing: Sequence[Job], options: SweepOptions) -> int:
+    from trainact.lab.cluster import submit
+
+    identifiers = submit(missing, options)
+    console.print(
+        f"{len(identifiers)} jobs submitted ({', '.join(identifiers)}); their output "
+        f"is in {options.out / 'slurm'}. The same command with --dry-run shows how "
+        "far they are.",
+        markup=False,
+        soft_wrap=True,
+    )
+    return EXIT_OK
