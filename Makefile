@@ -9,7 +9,7 @@ RUNS = $(or $(OUT),runs)
 GPU_TESTS = tests/contract/test_gpu.py tests/contract/test_gpu_overlap.py \
   tests/kernels/test_gpu.py tests/test_follow.py
 
-.PHONY: compare test check format lint types tests doctests bench gpu readme clean help
+.PHONY: compare test check format lint types tests doctests bench gpu gpu-lab readme clean help
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,11 @@ gpu: ## run the GPU tests and the GPU benchmarks with this machine's own torch
 	timeout 130 $(PYTHON) -m benchmarks.kernels --out $(RUNS)/kernels-gpu.jsonl || status=$$?; \
 	timeout 240 $(PYTHON) -m trainact.lab.bench gpu $(RUNS)/steps-gpu.jsonl 3 || status=$$?; \
 	exit $$status
+
+# DATA: cifar10, or a folder of images; ends within ten minutes, keeping whole runs.
+gpu-lab: ## train Figure 3's SGD arms on this machine's GPU with its own torch
+	export PYTHONPATH=src; \
+	timeout 580 $(PYTHON) -m trainact.lab.gpu $(or $(DATA),cifar10) $(RUNS)/fig3-gpu
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

@@ -26,6 +26,7 @@ from trainact.lab.bench.tables import (
     step_rows,
 )
 from trainact.lab.plots import save_curves
+from trainact.lab.recipe_status import choices_section, recipes_section
 from trainact.lab.records import Record, RecordFile
 from trainact.lab.report import Arm, summarise
 from trainact.lab.tables import NOTE, markdown_table, title
@@ -40,6 +41,8 @@ PERFORMANCE = ROOT / "docs" / "performance.md"
 WAYS = ROOT / "docs" / "ways-of-training.md"
 CHEAPER = ROOT / "docs" / "cheaper-statistics.md"
 STATISTICS = ROOT / "docs" / "statistics.md"
+RECIPES = ROOT / "docs" / "recipes.md"
+RECIPE_RUNS = sorted((ROOT / "records" / "recipes").glob("*.jsonl"))
 
 
 def load_comparison(name: str) -> tuple[dict[str, list[Arm]], list[Record]]:
@@ -65,6 +68,18 @@ def compare_section() -> str:
             "",
         ]
     return "\n".join([*lines, NOTE])
+
+
+def recipes_page() -> str:
+    """What was run of each recipe, and what is uncertain about it."""
+    runs: list[tuple[str, Record]] = []
+    for path in RECIPE_RUNS:
+        records, warnings = RecordFile(path).read()
+        if warnings:
+            sys.exit("\n".join(warnings))
+        runs += [(str(path.relative_to(ROOT)), record) for record in records]
+    page = fill(RECIPES.read_text(), "recipes", "\n".join(recipes_section(runs)))
+    return fill(page, "choices", "\n".join(choices_section()))
 
 
 def load_steps(path: Path) -> list[BenchRecord]:
@@ -160,6 +175,7 @@ def generate() -> dict[Path, str]:
     return {
         README: fill(readme, "steps", steps_section()),
         WAYS: ways,
+        RECIPES: recipes_page(),
         CHEAPER: fill(CHEAPER.read_text(), "estimates", estimates_section()),
         STATISTICS: fill(STATISTICS.read_text(), "gram", gram_section()),
         PERFORMANCE: fill(

@@ -1,6 +1,7 @@
 """Every method works on any model, in every way of training, or says why not.
 
-Formulas: `test_method_formulas`. Optimizers: `test_chained_optimizer`.
+Formulas: `test_method_formulas`. Optimizers: `test_chained_optimizer`. Methods of one's
+own: `test_own_methods`.
 """
 
 from __future__ import annotations
@@ -8,9 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.lab.applied import apply, settings_for
+from tests.lab.applied import apply
 from tests.tolerances import FLOAT32_PROMISE, low_precision_rtol, relative_error
-from trainact.lab.errors import LabError
-from trainact.lab.methods import METHODS, Method, find_method
+from trainact.lab.methods import METHODS, find_method
 from trainact.lab.methods.dual_patchnorm import DualPatchNormConv2d
 from trainact.lab.methods.patchnorm import PatchNormConv2d
 from trainact.lab.models import BUILT_IN, build_model
@@ -110,7 +108,7 @@ def test_memory_format_of_the_output(method: str) -> None:
     assert model[0](x_last).is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("stem", ["3x3", "4x4 patches", "7x7/2 reflect", "mlp"])
+@pytest.mark.parametrize("stem", ["4x4 patches", "7x7/2 reflect", "mlp"])
 @pytest.mark.parametrize("method", CHANGING)
 def test_compiled(method: str, stem: str) -> None:
     torch.compiler.reset()
@@ -260,69 +258,3 @@ def test_registry() -> None:
         assert method.summary
         assert "\n" not in method.summary
         assert f"| `{name}` |" in DOCS.read_text()
-
-
-@pytest.fixture
-def own_module(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str, str], None]]:
-    """Writes modules into a fresh working directory; they are forgotten after it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path.copy())
-
-    def write(name: str, text: str) -> None:
-        (tmp_path / f"{name}.py").write_text(text)
-
-    yield write
-    for file in tmp_path.glob("*.py"):
-        sys.modules.pop(file.stem, None)
-
-
-def test_the_method_of_the_docs(own_module: Callable[[str, str], None]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
-    own_module("mine", example)
-    method = find_method("mine:FROZEN")
-    assert method.name == "mine:FROZEN", "so that a record finds it again"
-    assert method.summary == "the first layer stays random"
-    model = build_model("small-cnn", (3, 16, 16), 5)
-    model = method.convert(model, settings_for(torch.randn(2, 3, 16, 16)))
-    fixed = [name for name, p in model.named_parameters() if not p.requires_grad]
-    assert fixed == ["conv1.weight", "conv1.bias"]
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("tarct", "is not known (did you mean 'tract'"),
-        ("qqq", "or PACKAGE.MODULE:NAME"),
-        ("no_such_module:METHOD", "there is no module 'no_such_module'"),
-        ("torch.no_such:METHOD", "there is no module 'torch.no_such'"),
-        ("torch.nn:METHOD", "has no attribute 'METHOD'"),
-        ("torch.nn:Linear", "is of type type, not a trainact.lab.methods.Method"),
-        ("yours:METHOD", "there is no module 'no_such_dependency'"),
-        ("yours/method.py:METHOD", "write PACKAGE.MODULE:NAME"),
-        (":METHOD", "write PACKAGE.MODULE:NAME"),
-        (".yours:METHOD", "write PACKAGE.MODULE:NAME"),
-        ("yours:", "write PACKAGE.MODULE:NAME"),
-    ],
-)
-def test_methods_that_are_not_there(
-    name: str, says: str, own_module: Callable[[str, str], None]
-) -> None:
-    own_module("yours", "import no_such_dependency")
-    with pytest.raises(LabError, match=re.escape(says)) as error:
-        find_method(name)
-    assert "\n" not in str(error.value)
-
-
-def test_a_method_keeps_its_own_optimizer(
-    own_module: Callable[[str, str], None],
-) -> None:
-    own_module(
-        "theirs",
-        "from trainact.lab.methods.tract_sgd import TRACT_SGD as SAME\n",
-    )
-    same, original = find_method("theirs:SAME"), METHODS["tract+sgd"]
-    assert isinstance(same, Method)
-    assert same.optimizer is original.optimizer
-    assert same.uses_lam

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 from dataclasses import replace
@@ -92,6 +93,21 @@ def test_an_epoch_depends_on_seed_and_number_alone(
     assert not same(epoch_of(other_seed, 0), first)
 
 
+@pytest.mark.parametrize("name", ["resident", "workers"])
+def test_every_epoch_and_seed_has_draws_of_its_own(
+    data: ImageData, name: PipelineName
+) -> None:
+    # One image many times, so that the order cannot make the difference.
+    copies = data.train_images[:1].expand(NUM_IMAGES, -1, -1, -1)
+    alike = replace(data, train_images=copies)
+    batches = make_batches(HEAVY, alike, CPU, name)
+    other = make_batches(replace(HEAVY, seed=1), alike, CPU, name)
+    first = torch.cat([images for images, _ in epoch_of(batches, 0)])
+    for different in (epoch_of(batches, 1), epoch_of(other, 0)):
+        images = torch.cat([images for images, _ in different])
+        assert (images != first).flatten(1).any(1).float().mean() > 0.5
+
+
 @pytest.mark.parametrize("augment", PIPELINES)
 def test_a_resident_epoch_does_not_depend_on_the_chunks(
     data: ImageData, augment: str
@@ -110,7 +126,7 @@ def test_an_epoch_does_not_depend_on_the_number_of_workers(data: ImageData) -> N
         assert same(epoch_of(one, epoch), epoch_of(two, epoch))
 
 
-def test_the_draws_for_an_image_depend_on_its_index_and_not_on_its_place(
+def test_an_epoch_of_workers_does_not_depend_on_the_size_of_batches(
     data: ImageData,
 ) -> None:
     small = WorkersBatches(replace(HEAVY, batch_size=5), data, CPU)
@@ -217,6 +233,16 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_saw(
         assert same(seen, whole.seen[epoch])
     for mine, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_the_processes_end_with_the_fit(data: ImageData) -> None:
+    before = set(multiprocessing.active_children())
+    batches = make_batches(HEAVY, data, CPU, "workers")
+    first = list(batches)
+    assert set(multiprocessing.active_children()) > before
+    fit(batches, pipeline.test_batches(data, CPU, 8))
+    assert set(multiprocessing.active_children()) <= before
+    assert same(epoch_of(batches, 0), first), "they start again where they are needed"
 
 
 def test_pipelines_are_chosen_by_the_memory_that_is_free(

@@ -219,7 +219,7 @@ def test_a_lost_run_ends_at_the_step_and_says_which(
     class Losing(nn.Linear):
         calls = 0
 
-        def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
             logits = super().forward(input)
             if not self.training:
                 return logits

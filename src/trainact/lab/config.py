@@ -77,8 +77,9 @@ class Setting:
         Returns:
             The configuration.
         """
-        milestones = tuple(values.get("milestones", ()))
-        return cls(**{**values, "milestones": milestones})
+        read: dict[str, Any] = {"milestones": (), **values}
+        read["milestones"] = tuple(read["milestones"])
+        return cls(**read)
 
     def to_json(self) -> dict[str, Any]:
         """Write the configuration as plain values.

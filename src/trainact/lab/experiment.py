@@ -10,11 +10,11 @@ from trainact.lab.data.smoke import NUM_IMAGES, smoke_data
 from trainact.lab.devices import resolve_device
 from trainact.lab.environment import hide_home
 from trainact.lab.errors import check_positive, check_seed
+from trainact.lab.experiment_options import ExperimentOptions
 from trainact.lab.jobs import Job, Place
 from trainact.lab.methods import find_method
 from trainact.lab.methods.tract import DEFAULT_LAM
 from trainact.lab.recipe import Arm, Recipe
-from trainact.lab.experiment_options import ExperimentOptions
 
 SMOKE_EPOCHS = 2
 SMOKE_STEPS = 2

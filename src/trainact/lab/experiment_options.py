@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
+Pipeline = Literal["auto", "resident", "workers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +56,12 @@ class ExperimentOptions:
     """Compile the model."""
 
     smoke: bool = False
-    """Four steps on sixteen made-up images, to see that everything works."""
+    """Four steps on eight made-up images, to see that everything works."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
 
-    pipeline: Literal["auto", "resident", "workers"] = "auto"
+    pipeline: Pipeline = "auto"
     """resident keeps the images on the device and augments them there in batches;
     workers augments image by image in processes; auto prefers what fits."""
 

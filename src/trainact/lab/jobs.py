@@ -15,6 +15,7 @@ from trainact.lab.config import RunConfig, setting_hash
 from trainact.lab.data import ImageData, load_data
 from trainact.lab.devices import resolve_device
 from trainact.lab.errors import LabError, describe_os_error
+from trainact.lab.experiment_options import Pipeline
 from trainact.lab.loggers import make_logger
 from trainact.lab.records import EpochRecord, Record, finite
 from trainact.lab.run import Execution, OnEpoch, train
@@ -39,7 +40,7 @@ class Place:
     out: str
     data_dir: str = ".data"
     device: str = "auto"
-    pipeline: str = "auto"
+    pipeline: Pipeline = "auto"
     logger: str = "none"
     project: str = "trainact"
     checkpoint_seconds: float = 20.0
@@ -197,7 +198,7 @@ class _EpochLog:
                 self._append(number, epoch)
 
     def _append(self, number: int, epoch: EpochResult) -> None:
-        values = {
+        values: dict[str, Any] = {
             name: None if value is None else finite(value)
             for name, value in asdict(epoch).items()
         }

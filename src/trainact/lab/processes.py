@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,6 +22,8 @@ from rich.console import Console
 from trainact.lab.jobs import Job, key_of
 from trainact.lab.progress import ComparisonProgress, outcome
 from trainact.lab.workspace import Workspace
+
+_SECONDS_BETWEEN_LOOKS = 60.0
 
 
 class _Team:
@@ -115,14 +117,30 @@ def run_side_by_side(
     ):
         pending = {pool.submit(team.carry_out, job): job for job in jobs}
         try:
-            for done in as_completed(pending):
-                problem, job = done.result(), pending[done]
-                failed += problem is not None
-                progress.finish(job.config.title, problem or _outcome(job))
+            while pending:
+                done, _ = wait(pending, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+                for future in done:
+                    problem, job = future.result(), pending.pop(future)
+                    failed += problem is not None
+                    progress.finish(job.config.title, problem or _outcome(job))
+                if not done:
+                    progress.say(_how_far(list(pending.values())))
         except KeyboardInterrupt:
             team.stop()
             return failed, True
     return failed, False
+
+
+def _how_far(jobs: Sequence[Job]) -> list[str]:
+    """The last epoch of every job that has one."""
+    epochs, _ = Workspace(Path(jobs[0].place.out)).epochs.read()
+    last = {epoch.key: epoch for epoch in epochs}
+    return [
+        f"{job.config.title}: epoch {epoch.epoch} of {job.config.epochs}, "
+        f"accuracy {epoch.accuracy:.4f}"
+        for job in jobs
+        if (epoch := last.get(key_of(job))) is not None
+    ]
 
 
 def _outcome(job: Job) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -106,6 +107,15 @@ class ComparisonProgress:
         self._num_done += 1
         self._bars.advance(self._overall)
         self._print(f"[{self._num_done}/{self._num_runs}] {title}: {outcome}")
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Show how far runs are that have no bars here.
+
+        Args:
+            lines: one for each.
+        """
+        for line in lines:
+            self._print(f"    {line}")
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)

@@ -18,8 +18,14 @@ from trainact.lab.after_epoch import AfterEpoch
 from trainact.lab.config import RunConfig, setting_hash
 from trainact.lab.data import ImageData
 from trainact.lab.data.normalise import Normalise, find_statistics
-from trainact.lab.data.pipeline import choose_pipeline, make_batches, test_batches
+from trainact.lab.data.pipeline import (
+    PipelineName,
+    choose_pipeline,
+    make_batches,
+    test_batches,
+)
 from trainact.lab.errors import LabError, first_line
+from trainact.lab.experiment_options import Pipeline
 from trainact.lab.methods import MethodSettings, find_method
 from trainact.lab.models import build_model
 from trainact.lab.quiet import interruptible, quiet_lightning
@@ -43,7 +49,7 @@ class Execution:
         recipe: name for the record, or None.
     """
 
-    pipeline: str = "auto"
+    pipeline: Pipeline = "auto"
     checkpoint: Path | None = None
     checkpoint_seconds: float = 0.0
     logger: Logger | None = None
@@ -108,7 +114,7 @@ def _fit(
     trainer: Trainer,
     task: ClassificationTask,
     data: ImageData,
-    pipeline: str,
+    pipeline: PipelineName,
     checkpoint: Path | None,
 ) -> None:
     config, device = task.config, trainer.strategy.root_device

@@ -26,6 +26,8 @@ Batch = tuple[Tensor, Tensor]
 TOP_K = 5
 # Reading the loss waits for a GPU; the step that is reported is exact all the same.
 _STEPS_BETWEEN_CHECKS = 32
+# Without it, seed and epoch decide the order of the images and their augmentation.
+_FOR_THE_MODEL = 1
 _NEVER = torch.iinfo(torch.int64).max
 
 
@@ -150,7 +152,8 @@ class ClassificationTask(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Start the clock and the random numbers of the epoch."""
-        torch.manual_seed(derive_seed(self.config.seed, self.current_epoch))
+        seed = derive_seed(self.config.seed, self.current_epoch, _FOR_THE_MODEL)
+        torch.manual_seed(seed)
         self._timer.start_epoch()
 
     def on_validation_start(self) -> None:

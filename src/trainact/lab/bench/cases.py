@@ -55,9 +55,20 @@ def _named(name: str, side: int = 224) -> Callable[[], nn.Module]:
     return lambda: build_model(name, (3, side, side), 1000)
 
 
+def _cifar(name: str) -> Callable[[], nn.Module]:
+    return lambda: build_model(f"cifar:{name}", (3, 32, 32), 10)
+
+
 _ROWS: tuple[Case, ...] = (
-    Case("resnet18-cifar", networks.resnet18_cifar, "conv1", (3, 32, 32), 128, 128),
-    Case("vit-cifar", networks.CifarViT, "emb", (3, 32, 32), 128, 128),
+    Case(
+        "resnet18-cifar",
+        _cifar("resnet18-maxpool"),
+        "conv1",
+        (3, 32, 32),
+        128,
+        128,
+    ),
+    Case("vit-cifar", _cifar("vit"), "emb", (3, 32, 32), 128, 128),
     Case(
         "resnet18-224", _named("torchvision:resnet18"), "conv1", (3, 224, 224), 256, 16
     ),

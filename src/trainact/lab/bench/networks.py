@@ -1,97 +1,13 @@
-"""Networks that neither torchvision nor timm has: the paper's small ViT, and stems.
+"""Networks to be timed that neither torchvision nor timm nor the CIFAR recipes have.
 
-They are there to be timed: architecture and sizes are as described, the rest (initial
-weights, regularisation) is PyTorch's default.
+Architecture and sizes are as described, the rest (initial weights, regularisation) is
+PyTorch's default.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-
-def resnet18_cifar() -> nn.Module:
-    """Build the paper's Fig. 3 network: ResNet-18 with a 3x3 stem, max-pool kept.
-
-    Returns:
-        The network, for images [B, 3, 32, 32] and 10 classes.
-    """
-    from torchvision.models import resnet18
-
-    model = resnet18(num_classes=10)
-    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    return model
-
-
-class CifarBlock(nn.Module):
-    """Pre-norm block of `CifarViT`.
-
-    Its oddities are those of the network that the paper builds on: logits are divided
-    by the root of the whole width, and the perceptron ends in a second GELU.
-
-    Args:
-        width: of a token.
-        num_heads: of the attention.
-    """
-
-    def __init__(self, width: int, num_heads: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.q, self.k = nn.Linear(width, width), nn.Linear(width, width)
-        self.v, self.o = nn.Linear(width, width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
-        )
-        self.num_heads = num_heads
-
-    def forward(self, tokens_BLD: Tensor) -> Tensor:
-        """Transform tokens.
-
-        Args:
-            tokens_BLD: tokens.
-
-        Returns:
-            Tokens of the same shape.
-        """
-        normed = self.norm1(tokens_BLD)
-        q, k, v = (
-            to(normed).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for to in (self.q, self.k, self.v)
-        )
-        scale = tokens_BLD.shape[-1] ** -0.5
-        attended = F.scaled_dot_product_attention(q, k, v, scale=scale)
-        tokens_BLD = tokens_BLD + self.o(attended.transpose(1, 2).flatten(2))
-        return tokens_BLD + self.mlp(self.norm2(tokens_BLD))
-
-
-class CifarViT(nn.Module):
-    """The paper's Fig. 4 network: 4x4 patches into a Linear, 7 blocks, 12 heads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        width = 384
-        self.emb = nn.Linear(48, width)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, width))
-        self.positions = nn.Parameter(torch.randn(1, 65, width))
-        self.blocks = nn.Sequential(*(CifarBlock(width, 12) for _ in range(7)))
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 10))
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Classify images.
-
-        Args:
-            images_BCHW: [B, 3, 32, 32].
-
-        Returns:
-            Logits [B, 10].
-        """
-        patches = images_BCHW.unfold(2, 4, 4).unfold(3, 4, 4)
-        rows_BLP = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
-        tokens = self.emb(rows_BLP)
-        cls = self.cls_token.expand(len(tokens), -1, -1)
-        tokens = torch.cat([cls, tokens], 1) + self.positions
-        return self.head(self.blocks(tokens)[:, 0])
 
 
 def vgg16_detection() -> nn.Module:

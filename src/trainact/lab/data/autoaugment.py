@@ -59,7 +59,14 @@ class Choice:
     level: int
 
     def magnitude(self, sign: int) -> float:
-        """The operation's number; of the sign, 1 or -1, where it has one."""
+        """Compute the number that the operation takes.
+
+        Args:
+            sign: 1 or -1; counts where one is drawn, see `SIGNED`.
+
+        Returns:
+            The magnitude at this level; 0 where the operation has none.
+        """
         if self.name not in RANGES:
             return 0.0
         first, last = RANGES[self.name]
@@ -69,7 +76,11 @@ class Choice:
 
 @cache
 def policy() -> tuple[tuple[Choice, Choice], ...]:
-    """The sub-policies, of which each image gets one: two operations in order."""
+    """Take torchvision's table.
+
+    Returns:
+        The sub-policies, of which each image gets one: two operations in order.
+    """
     from torchvision.transforms import autoaugment
 
     table = autoaugment.AutoAugment(autoaugment.AutoAugmentPolicy.CIFAR10).policies

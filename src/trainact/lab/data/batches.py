@@ -13,12 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trainact.lab.config import Setting
 from trainact.lab.errors import LabError
+from trainact.lab.seeds import derive_seed
 
 Batch = tuple[Tensor, Tensor]
 
@@ -81,10 +81,7 @@ class Batches(ABC):
             Indices of the images [N], without those that are left out, and the
             generator for all else that the epoch draws.
         """
-        # torch's generator keeps 32 bits of its seed: these depend on both numbers.
-        entropy = [self.seed % 2**64, self.epoch]
-        state = np.random.SeedSequence(entropy).generate_state(1)
-        generator = torch.Generator().manual_seed(int(state[0]))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         order_N = torch.randperm(self.num_images, generator=generator)
         return order_N[: len(self) * self.batch_size], generator
 

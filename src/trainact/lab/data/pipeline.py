@@ -11,6 +11,7 @@ from trainact.lab.data.batches import Batches, PlainBatches
 from trainact.lab.data.images import ImageData
 from trainact.lab.data.resident import CHUNK_BYTES, ResidentBatches
 from trainact.lab.data.workers import WorkersBatches
+from trainact.lab.experiment_options import Pipeline
 
 PipelineName = Literal["resident", "workers"]
 
@@ -22,7 +23,7 @@ SHARE = 0.5
 
 
 def choose_pipeline(
-    name: Literal["auto", "resident", "workers"], data: ImageData, device: torch.device
+    name: Pipeline, data: ImageData, device: torch.device
 ) -> PipelineName:
     """Choose where images are augmented.
 

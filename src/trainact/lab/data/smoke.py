@@ -12,7 +12,7 @@ from trainact.lab.data.images import SPLIT_SEED, ImageData
 from trainact.lab.errors import LabError
 
 PREFIX = "smoke:"
-NUM_IMAGES = 8  # for training, and as many for testing
+NUM_IMAGES = 4  # for training, and as many for testing
 _SHAPE = (3, 32, 32)
 
 
@@ -35,7 +35,7 @@ def load(spec: str) -> ImageData:
         spec: ``smoke:`` and the number of classes.
 
     Returns:
-        Eight training and eight test images of 3 x 32 x 32.
+        Four training and four test images of 3 x 32 x 32.
 
     Raises:
         LabError: if the number of classes is none.

@@ -39,28 +39,39 @@ class WorkersBatches(Batches):
         super().__init__(config.seed, config, len(data.train_labels))
         _, height, width = data.image_shape
         transform = find_augmentation(config.augment).transform(height, width)
+        self._samples = _Samples(data, transform)
         self._keys: list[Key] = []
-        self._loader: DataLoader[Batch] = DataLoader(
-            _Samples(data, transform),  # pyright: ignore[reportArgumentType]
-            self.batch_size,
-            sampler=self._keys,  # pyright: ignore[reportArgumentType]
-            drop_last=self.drop_last,
-            num_workers=num_workers or min(MAX_WORKERS, _num_cores()),
-            persistent_workers=True,
-            pin_memory=device.type == "cuda",
-            # The loader draws a seed that nobody uses: not from the model's generator.
-            generator=torch.Generator(),
-        )
+        self._num_workers = num_workers or min(MAX_WORKERS, _num_cores())
+        self._pin_memory = device.type == "cuda"
+        # Lightning sets a loader's attribute of this name to None when a fit ends. That
+        # must be what ends the processes: the garbage collector, which takes the queues
+        # away first, waits five seconds for each.
+        self._iterator: DataLoader[Batch] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         order_N, generator = self.draw_order()
-        seeds_N = torch.randint(2**32, (self.num_images,), generator=generator)
+        seeds_N = torch.randint(2**32, order_N.shape, generator=generator)
         # The workers keep the data set of the first epoch, so what changes goes with
         # the index.
-        self._keys[:] = zip(order_N.tolist(), seeds_N[order_N].tolist(), strict=True)
-        for batch in self._loader:
+        self._keys[:] = zip(order_N.tolist(), seeds_N.tolist(), strict=True)
+        if self._iterator is None:
+            self._iterator = self._make_loader()
+        for batch in self._iterator:
             images_BCHW, labels_B = batch  # the loader makes lists
             yield images_BCHW, labels_B
+
+    def _make_loader(self) -> DataLoader[Batch]:
+        return DataLoader(
+            self._samples,  # pyright: ignore[reportArgumentType]
+            self.batch_size,
+            sampler=self._keys,  # pyright: ignore[reportArgumentType]
+            drop_last=self.drop_last,
+            num_workers=self._num_workers,
+            persistent_workers=True,
+            pin_memory=self._pin_memory,
+            # The loader draws a seed that nobody uses: not from the model's generator.
+            generator=torch.Generator(),
+        )
 
 
 class _Samples(Dataset[tuple[Tensor, Tensor]]):

@@ -1,10 +1,10 @@
-r"""PatchNorm, the rival of the paper's Fig. 7: each patch has mean 0 and std 1.
+"""PatchNorm, the rival of the paper's Fig. 7: each patch has mean 0 and std 1.
 
     z = W (x - mean(x)) / sqrt(var(x) + eps) + bias
 
-over the n entries x of a patch as the layer sees it, border and channels included; of
-one group, where the layer has groups. The same in training and inference, with nothing
-to learn and nothing in the state dict.
+with mean and variance over the n entries x of a patch as the layer sees it (divided by
+n, not n - 1), border and channels included; of one group, where the layer has groups.
+The same in training and inference; nothing to learn, nothing new in the state dict.
 
 The patches are written out before they are normalised. The shorter ways through the
 layer's own convolution, ``(conv(x, W) - mean ΣW) / std`` or centred rows of W, subtract

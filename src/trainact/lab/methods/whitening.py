@@ -1,4 +1,4 @@
-r"""Frozen input whitening, as fast CIFAR trainers use it: decorrelated patches.
+"""Frozen input whitening, as fast CIFAR trainers use it: decorrelated patches.
 
     z = W (V x) + bias,   V = diag(1 / sqrt(e + eps)) Eᵀ,   E diag(e) Eᵀ = XᵀX / b
 
@@ -50,7 +50,7 @@ class WhitenedLayer(nn.Module):
         weight: Tensor = layer.weight
         num_groups, num_entries, _ = self.whitening.shape
         weight_GOP = weight.reshape(num_groups, -1, num_entries)
-        # The entries of V differ by a factor of 10 to 50: 16 bits are for what follows.
+        # V stretches some directions ten times more than others: not in 16 bits.
         with torch.autocast(weight.device.type, enabled=False):
             return (weight_GOP @ self.whitening).reshape(weight.shape)
 
@@ -98,18 +98,17 @@ CLASSES: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def whitening_matrix(moment_GPP: Tensor, eps: float) -> Tensor:
+def whitening_matrix(moment_GPP: Tensor) -> Tensor:
     """Decompose a second moment into the map that whitens.
 
     Args:
         moment_GPP: XᵀX / b.
-        eps: added to the eigenvalues.
 
     Returns:
         V, float64, directions in the order of ascending eigenvalues.
     """
     values_GP, vectors_GPP = torch.linalg.eigh(moment_GPP.double())
-    scales_GP = (values_GP.clamp(min=0) + eps).rsqrt()
+    scales_GP = (values_GP.clamp(min=0) + EPS).rsqrt()
     return scales_GP[..., None] * vectors_GPP.mT
 
 
@@ -117,7 +116,7 @@ def _convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
     name, found = find_first_layer(model, settings)
     layer: Any = found
     moment_GPP = _second_moment(model, name, layer, settings.images(NUM_IMAGES))
-    whitening = whitening_matrix(moment_GPP, EPS).to(layer.weight)
+    whitening = whitening_matrix(moment_GPP).to(layer.weight)
     layer.register_buffer("whitening", whitening)
     change_class(layer, CLASSES)
     return model

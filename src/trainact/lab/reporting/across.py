@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from trainact.lab.config import Setting
 from trainact.lab.recipe import Recipe
 from trainact.lab.report import BASELINE
 from trainact.lab.reporting.arms import ArmResult
@@ -74,8 +75,9 @@ class ModelTable:
         metric: ``accuracy`` or ``top5``.
         chapter: heading under which it stands.
         changes: in what all its experiments differ from their recipes.
-        baseline_label: what the gains are measured against, with its epochs.
-        arm_label: likewise.
+        labels: of the baseline and of the arm, with their epochs.
+        paper_labels: likewise, with the paper's epochs.
+        paper_label: how to call the paper's numbers beside these.
         rows: one per model.
         ours: over these models.
         paper: the paper's numbers of the same models; None if one has none.
@@ -86,8 +88,9 @@ class ModelTable:
     metric: Metric
     chapter: str
     changes: tuple[Change, ...]
-    baseline_label: str
-    arm_label: str
+    labels: tuple[str, str]
+    paper_labels: tuple[str, str]
+    paper_label: str
     rows: tuple[ModelRow, ...]
     ours: Verdict
     paper: Verdict | None
@@ -98,11 +101,20 @@ class ModelTable:
 class _Pair:
     """An experiment's arm with its baseline, which may be of another experiment."""
 
+    family: str
     model: str
     section: Section
     arm: ArmResult
-    baseline_section: Section
     baseline: ArmResult
+    labels: tuple[str, str]
+    paper_labels: tuple[str, str]
+
+    @property
+    def shared(self) -> tuple[object, ...]:
+        """What all rows of a table have in common."""
+        view = self.section.view
+        data_hash = view.experiment.data_hash
+        return self.family, view.changes, data_hash, self.labels
 
 
 def model_tables(
@@ -117,49 +129,79 @@ def model_tables(
     Returns:
         The tables; models that were run in another setting have their own.
     """
-    families: dict[tuple[str, tuple[Change, ...]], list[_Pair]] = {}
+    families: dict[tuple[object, ...], list[_Pair]] = {}
     for section in sections:
         match = _FAMILY.fullmatch(section.view.name or "")
-        if match and (pair := _pair(section, match[2], sections)):
-            families.setdefault((match[1], section.view.changes), []).append(pair)
+        if match and (pair := _pair(section, match[1], match[2], sections)):
+            families.setdefault(pair.shared, []).append(pair)
     metrics: tuple[Metric, ...] = ("accuracy", "top5")
     tables = [
-        _table(family, metric, pairs, recipes)
-        for (family, _), pairs in families.items()
+        _table(metric, pairs, recipes)
+        for pairs in families.values()
         for metric in metrics
     ]
     return [table for table in tables if table is not None]
 
 
-def _pair(section: Section, model: str, sections: Sequence[Section]) -> _Pair | None:
-    arm = next((arm for arm in section.arms if not arm.is_baseline), None)
-    others = [
-        other
-        for other in sections
-        if other.view.name == f"{_BASELINES}-{model}"
-        and other.view.is_own == section.view.is_own
-    ]
-    for holder in (section, *others):
+def _pair(
+    section: Section, family: str, model: str, sections: Sequence[Section]
+) -> _Pair | None:
+    recipe = section.view.recipe
+    if recipe is None:
+        return None
+    names = [arm.name for arm in recipe.arms if arm.name != BASELINE]
+    arm = next((arm for arm in section.arms if arm.label in names), None)
+    for holder in (section, *_holders(section, model, sections)):
         if arm is not None and holder.baseline is not None:
-            return _Pair(model, section, arm, holder, holder.baseline)
+            here = holder.view.experiment.setting, section.view.experiment.setting
+            full = (holder.view.recipe or recipe).setting, recipe.setting
+            return _Pair(
+                family=family,
+                model=model,
+                section=section,
+                arm=arm,
+                baseline=holder.baseline,
+                labels=_labels(arm, *here),
+                paper_labels=_labels(arm, *full),
+            )
     return None
 
 
+def _holders(
+    section: Section, model: str, sections: Sequence[Section]
+) -> list[Section]:
+    """The sections that may hold the baseline of one without."""
+    own = section.view
+    return [
+        other
+        for other in sections
+        if other.view.name == f"{_BASELINES}-{model}"
+        and other.view.is_own == own.is_own
+        and other.view.experiment.data_hash == own.experiment.data_hash
+    ]
+
+
+def _labels(arm: ArmResult, baseline: Setting, own: Setting) -> tuple[str, str]:
+    """Baseline and arm with their epochs."""
+    return f"{BASELINE}, {baseline.epochs} epochs", f"{arm.label}, {own.epochs} epochs"
+
+
 def _table(
-    family: str, metric: Metric, pairs: Sequence[_Pair], recipes: Mapping[str, Recipe]
+    metric: Metric, pairs: Sequence[_Pair], recipes: Mapping[str, Recipe]
 ) -> ModelTable | None:
-    paper = _paper_pairs(family, metric, recipes)
+    first = pairs[0]
+    paper = _paper_pairs(first.family, metric, recipes)
     rows = [row for pair in pairs if (row := _row(pair, metric, paper))]
     if not rows:
         return None
-    first = pairs[0]
     return ModelTable(
-        family=family,
+        family=first.family,
         metric=metric,
         chapter=first.section.chapter,
         changes=first.section.view.changes,
-        baseline_label=_label(first.baseline, first.baseline_section),
-        arm_label=_label(first.arm, first.section),
+        labels=first.labels,
+        paper_labels=first.paper_labels,
+        paper_label=first.section.view.paper_label,
         rows=tuple(rows),
         ours=_verdict((row.arm[0], row.baseline[0]) for row in rows),
         paper=_verdict_of_paper(paper, [row.model for row in rows]),
@@ -186,10 +228,6 @@ def _row(
         if paper_arm and paper_baseline
         else None,
     )
-
-
-def _label(arm: ArmResult, section: Section) -> str:
-    return f"{arm.label}, {section.view.experiment.setting.epochs} epochs"
 
 
 def _paper_pairs(

@@ -96,6 +96,13 @@ class View:
         return here.epochs < self.recipe.setting.epochs or here.limit is not None
 
     @property
+    def paper_label(self) -> str:
+        """How to call the paper's numbers beside these runs."""
+        if self.is_own:
+            return "paper"
+        return "paper, full length" if self.is_reduced else "paper, its own setting"
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """Names of the recipe's arms that have no run yet."""
         arms = {record.config.arm for record in self.records}

@@ -56,10 +56,15 @@ def main(options: ReportOptions, recipes: Recipes = known_recipes) -> int:
     out = options.out or _default_out(options.runs[0])
     _write(study, out)
     console.print(
-        f"{study.num_runs} runs, {len(study.sections)} experiments: {out / PAGE}; "
+        f"{_count(study.num_runs, 'run')}, "
+        f"{_count(len(study.sections), 'experiment')}: {out / PAGE}; "
         f"{NUMBERS} and the PNGs beside it"
     )
     return EXIT_OK
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _default_out(first: Path) -> Path:

@@ -41,7 +41,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(
+    page = environment.get_template("report.html").render(
         study=study,
         pictures=pictures,
         colours=colours,
@@ -51,6 +51,7 @@ def render(
         shortened=shortened,
         data_uri=_data_uri,
     )
+    return page.lstrip() + "\n"
 
 
 def shortened(lines: Sequence[str]) -> list[str]:

@@ -19,7 +19,6 @@ from trainact.lab.reporting.cells import (
     times,
 )
 from trainact.lab.reporting.figures import NAMES
-from trainact.lab.reporting.grouping import View
 from trainact.lab.reporting.lengths import LengthLine, LengthStudy
 from trainact.lab.reporting.scores import Metric, PairedTest, Score
 from trainact.lab.reporting.sections import Section
@@ -96,9 +95,9 @@ def _score_table(section: Section, metric: Metric, colours: Mapping[str, str]) -
         Column("p", "paired t-test"),
     ]
     if has_paper := any(score.paper for _, score in scores):
-        columns.append(Column("mean ± std", _paper_heading(section.view), True))
+        columns.append(Column("mean ± std", section.view.paper_label, True))
     if is_compared := has_paper and section.view.is_own:
-        columns.append(Column("ours minus paper", _paper_heading(section.view)))
+        columns.append(Column("ours minus paper", section.view.paper_label))
     rows = [
         Row(
             (
@@ -112,12 +111,6 @@ def _score_table(section: Section, metric: Metric, colours: Mapping[str, str]) -
     ]
     caption = f"Final {NAMES[metric]} accuracy (%)"
     return Table(caption, tuple(columns), tuple(rows))
-
-
-def _paper_heading(view: View) -> str:
-    if view.is_own:
-        return "paper"
-    return "paper, full length" if view.is_reduced else "paper, its own setting"
 
 
 def _score_cells(arm: ArmResult, score: Score) -> tuple[Cell, ...]:
@@ -222,21 +215,10 @@ def models_table(table: ModelTable) -> Table:
     Returns:
         The table, with means and tests below.
     """
-    paper = (
-        "paper"
-        if not table.changes
-        else "paper, full length"
-        if any(change.field == "epochs" for change in table.changes)
-        else "paper, its own setting"
-    )
-    columns = tuple(
-        column
-        for group in ("ours", paper)
-        for column in (
-            Column(table.baseline_label, group, is_spread=True),
-            Column(table.arm_label, group, is_spread=True),
-            Column("difference", group),
-        )
+    columns = (
+        Column("model"),
+        *_model_columns("ours", table.labels),
+        *_model_columns(table.paper_label, table.paper_labels),
     )
     notes = [_verdict_text("Ours", table.ours)]
     if table.paper:
@@ -245,10 +227,15 @@ def models_table(table: ModelTable) -> Table:
         notes.append(_verdict_text("Paper, all models", table.paper_all))
     return Table(
         f"{NAMES[table.metric].capitalize()} accuracy (%) over models",
-        (Column("model"), *columns),
+        columns,
         (*map(_model_row, table.rows), _total_row(table)),
         tuple(notes),
     )
+
+
+def _model_columns(group: str, labels: tuple[str, str]) -> list[Column]:
+    spreads = [Column(label, group, is_spread=True) for label in labels]
+    return [*spreads, Column("difference", group)]
 
 
 def _model_row(row: ModelRow) -> Row:
@@ -284,8 +271,9 @@ def _total_row(table: ModelTable) -> Row:
 
 def _verdict_text(who: str, verdict: Verdict) -> str:
     test = verdict.test
+    equals = "" if probability(test.p).startswith("<") else "= "
     return (
         f"{who}: mean gain {signed(verdict.mean_gain, 3)}, higher in {verdict.wins} of "
         f"{test.num_pairs}, paired t-test over models t = {signed(test.t)}, "
-        f"p = {probability(test.p)}."
+        f"p {equals}{probability(test.p)}."
     )
