@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,10 @@ def assert_one_line(compare: Cli, *arguments: str, says: str) -> None:
         (("--model", "small-cn"), "is not known (did you mean 'small-cnn'"),
         (("--model", "resnet81"), "(did you mean 'resnet18'"),
         (("--model", "torchvision:resnet81"), "(did you mean 'resnet18'"),
-        (("--model", "timms:resnet18"), "torchvision:resnet18 or timm:resnet18"),
+        (
+            ("--model", "timms:resnet18"),
+            "torchvision:resnet18, timm:resnet18 or cifar:",
+        ),
         (("--model",), "--model was given without a value"),
         (("--methods", "trakt"), "is not known (did you mean 'tract'?)"),
         (("--methods", "qqq"), "give one of vanilla, tract"),
@@ -200,23 +204,36 @@ def test_a_download_that_fails(
         )
 
 
+@pytest.mark.parametrize(
+    ("num_writes", "says"),
+    [
+        (0, "the epoch could not be written"),
+        (2, "mlp, vanilla, seed 1 could not be saved"),  # after a line per epoch
+    ],
+)
 def test_a_disk_that_fills_loses_no_finished_run(
-    compare: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compare: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_writes: int,
+    says: str,
 ) -> None:
     path = tmp_path / "out" / "records.jsonl"
     arguments = (*TINY, "--methods", "vanilla", "--seeds")
     assert compare(*arguments, "0").code == 0
     before = path.read_bytes()
 
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
+    written: list[int] = []
+    write = os.write
 
-    monkeypatch.setattr("trainact.lab.records.os.write", full)
-    assert_one_line(
-        compare,
-        *(*arguments, "0", "1"),
-        says="mlp, vanilla, seed 1 could not be saved",
-    )
+    def full(descriptor: int, payload: bytes) -> int:
+        if len(written) == num_writes:
+            raise OSError(28, "No space left on device")
+        written.append(descriptor)
+        return write(descriptor, payload)
+
+    monkeypatch.setattr("trainact.lab.line_file.os.write", full)
+    assert_one_line(compare, *(*arguments, "0", "1"), says=says)
     monkeypatch.undo()
     assert path.read_bytes() == before
     outcome = compare(*arguments, "0", "1")

@@ -14,9 +14,9 @@ from torch import nn
 from tests.cases import oracle_rows
 from trainact import cli
 from trainact.lab.data import load_data
+from trainact.lab.data.normalise import Normalise
 from trainact.lab.models import build_model
 from trainact.lab.survey import Survey, survey
-from trainact.lab.data.normalise import Normalise
 
 
 def inspect(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

@@ -166,13 +166,11 @@ def test_a_run_that_fails_takes_no_other_with_it(
 
 def test_a_cluster_carries_jobs_out(tmp_path: Path) -> None:
     """Through submitit's executor for one machine, which pickles as SLURM's does."""
-    import submitit
-
     jobs = smoke_jobs("fig3-sgd-100", tmp_path, method=("vanilla",))
     options = SweepOptions(recipes=("fig3-sgd-100",), out=tmp_path)
-    (identifier,) = submit(jobs, options, cluster="local")
-    job = submitit.local.local.LocalJob(tmp_path / "slurm", identifier)
-    (record,) = [r for r in [Workspace(tmp_path).find(job.result())] if r is not None]
+    (submitted,) = submit(jobs, options, cluster="local")
+    record = Workspace(tmp_path).find(submitted.result())
+    assert record is not None
     assert record.config == jobs[0].config
     again = Work(jobs[0].to_json()).checkpoint()
     assert again.function.text == jobs[0].to_json()

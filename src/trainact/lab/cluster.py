@@ -42,7 +42,7 @@ class Work:
 
 def submit(
     jobs: Sequence[Job], options: SweepOptions, cluster: str = "slurm"
-) -> list[str]:
+) -> list[Any]:
     """Submit jobs as one array.
 
     Args:
@@ -51,7 +51,7 @@ def submit(
         cluster: as submitit names it.
 
     Returns:
-        The cluster's names of the jobs.
+        submitit's jobs.
 
     Raises:
         LabError: if submitit or the cluster is not there.
@@ -73,8 +73,7 @@ def submit(
         ) from error
     executor.update_parameters(**_parameters(jobs[0], options))
     with executor.batch():
-        submitted = [executor.submit(Work(job.to_json())) for job in jobs]
-    return [str(job.job_id) for job in submitted]
+        return [executor.submit(Work(job.to_json())) for job in jobs]
 
 
 def _parameters(job: Job, options: SweepOptions) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Place:
         logger: ``none``, ``tensorboard`` or ``wandb``.
         project: of Weights & Biases.
         checkpoint_seconds: least time between two checkpoints.
+        command: what the user gave, for the records.
     """
 
     out: str
@@ -44,6 +45,7 @@ class Place:
     logger: str = "none"
     project: str = "trainact"
     checkpoint_seconds: float = 20.0
+    command: str = field(default_factory=environment.command_line)
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _train(job: Job, key: str, workspace: Workspace, on_epoch: OnEpoch) -> Recor
             checkpoint_seconds=place.checkpoint_seconds,
             logger=_logger(job, key, workspace),
             recipe=job.recipe,
+            command=place.command,
         ),
     )
     workspace.finish(record)

@@ -47,6 +47,7 @@ class Execution:
         checkpoint_seconds: least time between two checkpoints.
         logger: Lightning's, or None.
         recipe: name for the record, or None.
+        command: for the record, where it is not this process's own.
     """
 
     pipeline: Pipeline = "auto"
@@ -54,6 +55,7 @@ class Execution:
     checkpoint_seconds: float = 0.0
     logger: Logger | None = None
     recipe: str | None = None
+    command: str | None = None
 
 
 PLAIN = Execution()
@@ -79,6 +81,7 @@ def train(
         The record of the run.
     """
     origin = environment.describe(device)
+    origin["command"] = execution.command or origin["command"]
     model, layers = prepare_model(config, data)
     statistics = find_statistics(config.normalise, data)
     task = ClassificationTask(model, config, statistics, data.num_classes)
@@ -178,7 +181,7 @@ def prepare_model(
         lam=config.lam,
         layer=config.layer,
         example_input=normalise(data.train_images[:1]),
-        images=lambda count: normalise(data.train_images[:count]),
+        images=lambda count: normalise(data.sample(count)),
     )
     try:
         model = find_method(config.method).convert(model, settings)

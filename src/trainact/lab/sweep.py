@@ -101,9 +101,9 @@ def _train(
 def _submit(console: Console, missing: Sequence[Job], options: SweepOptions) -> int:
     from trainact.lab.cluster import submit
 
-    identifiers = submit(missing, options)
+    names = [str(job.job_id) for job in submit(missing, options)]
     console.print(
-        f"{len(identifiers)} jobs submitted ({', '.join(identifiers)}); their output "
+        f"{len(names)} jobs submitted ({', '.join(names)}); their output "
         f"is in {options.out / 'slurm'}. The same command with --dry-run shows how "
         "far they are.",
         markup=False,

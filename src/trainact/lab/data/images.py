@@ -90,6 +90,19 @@ class ImageData:
             "hash": digest.hexdigest(),
         }
 
+    def sample(self, count: int) -> Tensor:
+        """Draw training images, the same ones every time.
+
+        Args:
+            count: how many, or all where there are fewer.
+
+        Returns:
+            Bytes [count, C, H, W].
+        """
+        generator = torch.Generator().manual_seed(SPLIT_SEED)
+        order_N = torch.randperm(len(self.train_labels), generator=generator)
+        return self.train_images[order_N[:count]]
+
     def limited(self, limit: int | None) -> ImageData:
         """Keep a stratified part of the training images; the test images stay.
 

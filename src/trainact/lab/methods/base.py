@@ -20,8 +20,8 @@ class MethodSettings:
         lam: λ; None for a method that has none.
         layer: name of the first layer, or None to let the method find it.
         example_input: one normalised image [1, C, H, W], to find it with.
-        images: returns the first k training images [k, C, H, W] as the model sees them,
-            not augmented; fewer where there are fewer.
+        images: returns k training images [k, C, H, W] as the model sees them, not
+            augmented, always the same; fewer where there are fewer.
     """
 
     lam: float | None

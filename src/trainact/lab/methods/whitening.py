@@ -2,7 +2,7 @@
 
     z = W (V x) + bias,   V = diag(1 / sqrt(e + eps)) Eᵀ,   E diag(e) Eᵀ = XᵀX / b
 
-where the b rows of X are the patches x of the first training images as the layer sees
+where the b rows of X are the patches x of 5,000 training images as the layer sees
 them, border included; one V for each group. V is computed once and frozen, a buffer
 ``whitening`` of the layer; W, the layer's own weight, starts as the model made it and
 is trained. What the layer computes with is W V, made anew in every forward pass.
