@@ -35,10 +35,10 @@ from trainact.estimator import Estimator
 from trainact.geometry import Geometry, conv_geometry
 from trainact.lab.data import ImageData, load_data
 from trainact.lab.data.images import stratified_subset
+from trainact.lab.data.normalise import Normalise
 from trainact.lab.defaults import default_batch_size, default_lr
 from trainact.lab.environment import describe
 from trainact.lab.models import build_model
-from trainact.lab.task import MOMENTUM, Normalise
 from trainact.rows import count_entries, count_rows
 from trainact.statistics import local_factor
 
@@ -131,9 +131,8 @@ def train(
     """Train a model: (accuracy on the test images, milliseconds of a step)."""
     normalise = Normalise(*data.statistics)
     size = default_batch_size(problem.data)
-    optimizer = torch.optim.SGD(
-        model.parameters(), default_lr("sgd", problem.model), MOMENTUM
-    )
+    lr = default_lr("sgd", problem.model)
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
     generator = torch.Generator().manual_seed(seed)
     count = len(data.train_labels)
     steps = problem.epochs * -(-count // size)

@@ -18,7 +18,7 @@ class Speed:
         epochs_to_target: first epoch at which the mean over seeds reaches vanilla's
             final mean; None if never, and without vanilla.
         epochs_speed_up: vanilla's such epoch divided by this.
-        seconds_to_target: training up to the end of that epoch, mean over runs.
+        seconds_to_target: training up to the end of that epoch, median over runs.
         time_speed_up: vanilla's such time divided by this; None too where the
             experiment's runs come from different machines.
         train_seconds: of an epoch; median over epochs and runs.
@@ -91,7 +91,7 @@ def _seconds_until(runs: Sequence[Record], epoch: int | None) -> float | None:
     if epoch is None:
         return None
     sums = [sum(run.seconds[:epoch]) for run in runs if len(run.seconds) >= epoch]
-    return statistics.fmean(sums) if sums else None
+    return _median(sums)
 
 
 def _images_per_epoch(record: Record) -> int | None:
