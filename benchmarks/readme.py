@@ -8,9 +8,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.sections import errors, estimates_section, gram_section
+from benchmarks.sections import (
+    errors,
+    estimates_section,
+    gram_section,
+    pipelines_section,
+)
 from trainact.lab.bench.plot import save_plot
 from trainact.lab.bench.records import BenchRecord, bench_file, latest
 from trainact.lab.bench.tables import (
@@ -34,7 +40,9 @@ from trainact.lab.tables import NOTE, markdown_table, title
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CURVES = ROOT / "docs" / "compare.png"
-COMPARISONS = ("cifar10-10k", "digits")
+COMPARISONS = [
+    ROOT / "records" / "compare" / f"{name}.jsonl" for name in ("cifar10-10k", "digits")
+]
 STEPS = sorted((ROOT / "records" / "benchmarks").glob("steps-*.jsonl"))
 UNMEASURED = "Not measured yet with this version: `make bench`, then `make readme`."
 PERFORMANCE = ROOT / "docs" / "performance.md"
@@ -42,44 +50,57 @@ WAYS = ROOT / "docs" / "ways-of-training.md"
 CHEAPER = ROOT / "docs" / "cheaper-statistics.md"
 STATISTICS = ROOT / "docs" / "statistics.md"
 RECIPES = ROOT / "docs" / "recipes.md"
+RECIPE_CURVES = ROOT / "docs" / "recipes.png"
 RECIPE_RUNS = sorted((ROOT / "records" / "recipes").glob("*.jsonl"))
 
 
-def load_comparison(name: str) -> tuple[dict[str, list[Arm]], list[Record]]:
-    """Read and aggregate one committed comparison."""
-    records, warnings = RecordFile(ROOT / f"records/compare/{name}.jsonl").read()
+def load_runs(path: Path) -> list[Record]:
+    """Read the committed runs of one command."""
+    records, warnings = RecordFile(path).read()
     if warnings:
         sys.exit("\n".join(warnings))
-    return summarise(records), records
+    return records
 
 
 def compare_section() -> str:
     """Tables of the committed comparisons, with where they come from."""
     lines = [f"![accuracy over epochs]({CURVES.relative_to(ROOT)})", ""]
-    for name in COMPARISONS:
-        report, records = load_comparison(name)
-        for arms in report.values():
-            heading = f"{title(arms, records)}, {records[0].data['train']:,} images"
-            lines += [f"**{heading}**", "", *markdown_table(arms), ""]
-        last = records[-1]
-        lines += [
-            f"`{last.command}`, torch {last.versions['torch']}, {last.device}, "
-            f"{last.threads} threads; from `records/compare/{name}.jsonl`.",
-            "",
-        ]
+    for path in COMPARISONS:
+        lines += results(path)
     return "\n".join([*lines, NOTE])
 
 
+def results(path: Path) -> list[str]:
+    """What one command gave: a table for each model, and where it comes from."""
+    lines: list[str] = []
+    records = load_runs(path)
+    for arms in summarise(records).values():
+        heading = f"{title(arms, records)}, {records[0].data['train']:,} images"
+        lines += [f"**{heading}**", "", *markdown_table(arms), ""]
+    last = records[-1]
+    return [
+        *lines,
+        f"`{last.command}`, torch {last.versions['torch']}, {last.device}, "
+        f"{last.threads} thread{'s' if last.threads > 1 else ''}; from "
+        f"`{path.relative_to(ROOT)}`.",
+        "",
+    ]
+
+
 def recipes_page() -> str:
-    """What was run of each recipe, and what is uncertain about it."""
-    runs: list[tuple[str, Record]] = []
-    for path in RECIPE_RUNS:
-        records, warnings = RecordFile(path).read()
-        if warnings:
-            sys.exit("\n".join(warnings))
-        runs += [(str(path.relative_to(ROOT)), record) for record in records]
+    """What was run of each recipe and gave what, and what is uncertain about it."""
+    runs = [
+        (str(path.relative_to(ROOT)), record)
+        for path in RECIPE_RUNS
+        for record in load_runs(path)
+    ]
     page = fill(RECIPES.read_text(), "recipes", "\n".join(recipes_section(runs)))
-    return fill(page, "choices", "\n".join(choices_section()))
+    page = fill(page, "choices", "\n".join(choices_section()))
+    page = fill(page, "pipelines", pipelines_section())
+    lines = [f"![accuracy over epochs]({RECIPE_CURVES.name})", ""] if runs else []
+    for path in RECIPE_RUNS:
+        lines += results(path)
+    return fill(page, "results", "\n".join([*lines, NOTE] if runs else ["None yet."]))
 
 
 def load_steps(path: Path) -> list[BenchRecord]:
@@ -184,17 +205,23 @@ def generate() -> dict[Path, str]:
     }
 
 
-def draw() -> None:
-    """Draw all committed comparisons in one picture, and each device's benchmark."""
+def draw_runs(paths: Sequence[Path], picture: Path) -> None:
+    """Draw the accuracy of committed runs, a panel for each model of each file."""
     report: dict[str, list[Arm]] = {}
     titles: list[str] = []
-    for name in COMPARISONS:
-        arms_of, records = load_comparison(name)
-        for model, arms in arms_of.items():
-            report[f"{name} {model}"] = arms
+    for path in paths:
+        records = load_runs(path)
+        for model, arms in summarise(records).items():
+            report[f"{path.stem} {model}"] = arms
             titles.append(title(arms, records))
-    CURVES.parent.mkdir(exist_ok=True)
-    save_curves(report, titles, CURVES)
+    save_curves(report, titles, picture)
+
+
+def draw() -> None:
+    """Draw all committed comparisons in one picture, and each device's benchmark."""
+    draw_runs(COMPARISONS, CURVES)
+    if RECIPE_RUNS:
+        draw_runs(RECIPE_RUNS, RECIPE_CURVES)
     for path in STEPS:
         save_plot(load_steps(path), picture_of(path))
 

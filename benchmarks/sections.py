@@ -15,6 +15,7 @@ RECORDS = ROOT / "records" / "benchmarks"
 EXACTNESS = RECORDS / "exactness.jsonl"
 ESTIMATES = RECORDS / "estimates.jsonl"
 GRAM = RECORDS / "gram-cpu.jsonl"
+PIPELINES = RECORDS / "pipelines-cpu.jsonl"
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -129,3 +130,43 @@ def gram_section() -> str:
             + f" | {record['chosen']} | {loss:.2f} |"
         )
     return "\n".join([*lines, "", source(records[-1], GRAM) + "."])
+
+
+def pipelines_section() -> str:
+    """Table of how fast images are made ready."""
+    if not PIPELINES.exists():
+        return "Not measured yet: `python -m benchmarks.pipelines`."
+    records = load(PIPELINES)
+    lines = [
+        "| augmentation | resident, images/s | torchvision image by image, images/s "
+        "| ratio |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for record in records:
+        rates = {
+            way: sorted(record["images"] / seconds for seconds in of_way)
+            for way, of_way in record["seconds"].items()
+        }
+        resident, single = rates["resident"], rates["single"]
+        ratio = statistics.median(
+            slow / fast
+            for fast, slow in zip(
+                record["seconds"]["resident"], record["seconds"]["single"], strict=True
+            )
+        )
+        lines.append(
+            f"| {record['augment']} | {spread(resident)} | {spread(single)} "
+            f"| {ratio:.1f} |"
+        )
+    last = records[-1]
+    count = len(last["seconds"]["single"])
+    note = (
+        f"Median [smallest, largest] of {count} interleaved rounds, per second of "
+        "processor time"
+    )
+    return "\n".join([*lines, "", f"{note}; {source(last, PIPELINES)}."])
+
+
+def spread(values: list[float]) -> str:
+    """Median and range of sorted values."""
+    return f"{statistics.median(values):,.0f} [{values[0]:,.0f}, {values[-1]:,.0f}]"
