@@ -7,7 +7,7 @@ JOBS ?= auto
 ARGS ?=
 RUNS = $(or $(OUT),runs)
 GPU_TESTS = tests/contract/test_gpu.py tests/contract/test_gpu_overlap.py \
-  tests/kernels/test_gpu.py tests/test_follow.py
+  tests/kernels/test_gpu.py tests/lab/test_gpu.py tests/test_follow.py
 
 .PHONY: compare test check format lint types tests doctests bench gpu gpu-lab readme clean help
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,3 +259,20 @@ def test_a_shared_run_is_planned_once() -> None:
     arms = {arm.name for recipe in recipes for arm in recipe.arms}
     assert {job.config.arm for job in jobs} == arms
     assert sum(job.config.method == "vanilla" for job in jobs) == 1
+
+
+def test_the_runs_of_make_gpu_lab_need_nothing_that_may_be_missing() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('tyro', 'submitit', 'wandb'):\n"
+        "    sys.modules[name] = None\n"
+        "from trainact.lab.gpu import run\n"
+        "sys.exit(run([]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "usage: python -m trainact.lab.gpu DATA OUT\n"
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert "-m trainact.lab.gpu $(or $(DATA),cifar10)" in makefile

@@ -11,17 +11,15 @@ from rich.console import Console
 from trainact.lab.data import ImageData
 from trainact.lab.errors import LabError, describe_os_error
 from trainact.lab.grid import build_grid
-from trainact.lab.jobs import Job, Place, carry_out, data_of, key_of
+from trainact.lab.jobs import Job, Place, data_of, key_of
+from trainact.lab.local import EXIT_INTERRUPTED, EXIT_OK, train_here
 from trainact.lab.options import CompareOptions
 from trainact.lab.probe import probe
-from trainact.lab.progress import ComparisonProgress, make_console, outcome
+from trainact.lab.progress import make_console
 from trainact.lab.records import FILE_NAME, Record
 from trainact.lab.report import summarise
 from trainact.lab.tables import NOTE, as_json, markdown, rich_table, title
 from trainact.lab.workspace import Workspace
-
-EXIT_OK = 0
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,7 @@ def main(options: CompareOptions) -> int:
     found = _read(comparison)
     _announce(comparison, found)
     missing = [job for key, job in comparison.grid.items() if key not in found]
-    interrupted = False
-    try:
-        _train_all(comparison, missing)
-    except KeyboardInterrupt:
-        interrupted = True
+    interrupted = train_here(missing, comparison.console)
     records = list(_read(comparison, warn=False).values())
     if records:
         _report(comparison, records, options.out)
@@ -106,15 +100,6 @@ def _announce(comparison: _Comparison, found: dict[str, Record]) -> None:
         )
     for line in lines:
         comparison.console.print(line, markup=False, soft_wrap=True)
-
-
-def _train_all(comparison: _Comparison, missing: Sequence[Job]) -> None:
-    if missing:
-        with ComparisonProgress(comparison.console, len(missing)) as progress:
-            for job in missing:
-                progress.start(job.config)
-                record = carry_out(job, progress.epoch)
-                progress.finish(job.config.title, outcome(record))
 
 
 def _report(comparison: _Comparison, records: Sequence[Record], out: Path) -> None:

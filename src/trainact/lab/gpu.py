@@ -13,9 +13,9 @@ from pathlib import Path
 from trainact.lab.errors import LabError
 from trainact.lab.experiment import plan
 from trainact.lab.experiment_options import ExperimentOptions
+from trainact.lab.local import train_missing
 from trainact.lab.progress import make_console
 from trainact.lab.recipes import find_recipes
-from trainact.lab.run_recipe import train_missing
 
 RECIPE = "fig3-sgd-100"
 SEEDS = (0, 1)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Generator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from trainact.lab.errors import LabError, describe_os_error
 
@@ -18,38 +18,27 @@ except ImportError:  # Windows: one writer at a time is then the user's to keep
     fcntl = None
 
 
-class Line(Protocol):
-    """What can be written as one line."""
+class JsonLine:
+    """Base class of records: a dataclass with a field ``schema``, a line each."""
 
     def to_line(self) -> str:
-        """Write it as one line of JSON, newline included.
+        """Write the record as one line of JSON, newline included.
 
         Returns:
             The line.
         """
-        ...
+        values: Any = self
+        ordered = {"schema": values.schema, **asdict(values)}
+        return json.dumps(ordered, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-LineT = TypeVar("LineT", bound=Line)
-
-
-def write_line(record: Any) -> str:
-    """Write a record as one line of JSON.
-
-    Args:
-        record: a dataclass with a field ``schema``.
-
-    Returns:
-        The line, newline included.
-    """
-    values = {"schema": record.schema, **asdict(record)}
-    return json.dumps(values, allow_nan=False, ensure_ascii=False) + "\n"
+LineT = TypeVar("LineT", bound=JsonLine)
 
 
 def read_line(
     line: str, readable: tuple[int, ...], read: Callable[[dict[str, Any]], LineT]
 ) -> LineT:
-    """Read a line that `write_line` wrote.
+    """Read a line that `JsonLine.to_line` wrote.
 
     Args:
         line: one line of JSON.

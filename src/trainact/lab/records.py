@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainact.lab.config import RunConfig
-from trainact.lab.line_file import LineFile, read_line, write_line
+from trainact.lab.line_file import JsonLine, LineFile, read_line
 
 SCHEMA = 2
 _READABLE = (1, SCHEMA)  # what 1 lacks has defaults
@@ -16,7 +16,7 @@ FILE_NAME = "records.jsonl"
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(JsonLine):
     """One finished run.
 
     Attributes:
@@ -70,14 +70,6 @@ class Record:
     pipeline: str = "resident"
     schema: int = field(default=SCHEMA)
 
-    def to_line(self) -> str:
-        """Write the record as one line of JSON, newline included.
-
-        Returns:
-            The line.
-        """
-        return write_line(self)
-
     @staticmethod
     def from_line(line: str) -> Record:
         """Read a line that `to_line` wrote.
@@ -100,7 +92,7 @@ def _read_record(values: dict[str, Any]) -> Record:
 
 
 @dataclass(frozen=True)
-class EpochRecord:
+class EpochRecord(JsonLine):
     """One epoch of a run, written while the run goes on.
 
     Attributes:
@@ -140,14 +132,6 @@ class EpochRecord:
     versions: dict[str, str]
     commit: str | None
     schema: int = field(default=SCHEMA)
-
-    def to_line(self) -> str:
-        """Write the record as one line of JSON, newline included.
-
-        Returns:
-            The line.
-        """
-        return write_line(self)
 
     @staticmethod
     def from_line(line: str) -> EpochRecord:

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from rich.console import Console
-
-from trainact.lab.data import ImageData
 from trainact.lab.errors import LabError
 from trainact.lab.experiment import plan
-from trainact.lab.jobs import Job, carry_out, data_of, key_of
-from trainact.lab.probe import probe
-from trainact.lab.progress import ComparisonProgress, make_console, outcome
+from trainact.lab.local import train_missing
+from trainact.lab.progress import make_console
 from trainact.lab.recipe import Recipe
 from trainact.lab.recipes import find_recipes
-from trainact.lab.results import results_table
 from trainact.lab.run_options import RunOptions
-from trainact.lab.workspace import Workspace
-
-EXIT_OK = 0
-EXIT_INTERRUPTED = 130
 
 
 def main(options: RunOptions) -> int:
@@ -46,99 +34,3 @@ def _find(name: str) -> Recipe:
             f"{recipes[-1].name}: give one of them, or `trainact sweep {name}`"
         )
     return recipes[0]
-
-
-def train_missing(jobs: Sequence[Job], title: str, out: Path, console: Console) -> int:
-    """Train the jobs that have no record, in this process.
-
-    Args:
-        jobs: of one recipe.
-        title: of the recipe.
-        out: folder of the runs.
-        console: where progress is shown.
-
-    Returns:
-        The exit code: 0, or 130 after Ctrl-C.
-    """
-    workspace = Workspace(out)
-    workspace.prepare()
-    data = data_of(jobs[0])
-    missing = [job for job in jobs if workspace.find(key_of(job)) is None]
-    announce(console, title, jobs, missing, data)
-    probe([job.config for job in missing], data)
-    interrupted = train_here(missing, console)
-    finish(console, workspace, jobs, interrupted=interrupted)
-    return EXIT_INTERRUPTED if interrupted else EXIT_OK
-
-
-def announce(
-    console: Console,
-    title: str,
-    jobs: Sequence[Job],
-    missing: Sequence[Job],
-    data: ImageData,
-) -> None:
-    """Say what there is to do.
-
-    Args:
-        console: where to.
-        title: of the recipe or sweep.
-        jobs: all.
-        missing: those without a record.
-        data: of the first job.
-    """
-    found = len(jobs) - len(missing)
-    config = jobs[0].config
-    lines = [
-        title,
-        f"{config.data}: {len(data.train_labels):,} training and "
-        f"{len(data.test_labels):,} test images; {len(jobs)} runs of "
-        f"{config.epochs} epochs on {config.device}, {found} of them recorded",
-    ]
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def train_here(jobs: Sequence[Job], console: Console) -> bool:
-    """Carry jobs out in this process.
-
-    Args:
-        jobs: without a record.
-        console: where progress is shown.
-
-    Returns:
-        Whether Ctrl-C ended it.
-    """
-    try:
-        with ComparisonProgress(console, len(jobs)) as progress:
-            for job in jobs:
-                progress.start(job.config)
-                record = carry_out(job, progress.epoch)
-                progress.finish(job.config.title, outcome(record))
-    except KeyboardInterrupt:
-        return True
-    return False
-
-
-def finish(
-    console: Console, workspace: Workspace, jobs: Sequence[Job], *, interrupted: bool
-) -> None:
-    """Show what is recorded of the jobs, and what to do next.
-
-    Args:
-        console: where to.
-        workspace: of the runs.
-        jobs: all.
-        interrupted: whether Ctrl-C ended the training.
-    """
-    keys = {key_of(job) for job in jobs}
-    records = [r for r in workspace.records.read()[0] if r.key in keys]
-    if records:
-        console.print(results_table(records))
-    lines = [f"{len(records)} of {len(jobs)} runs in {workspace.records.path}"]
-    if interrupted:
-        lines.append("Interrupted: the same command goes on where it stopped.")
-    if records:
-        lines.append(f"trainact report {workspace.folder} draws and compares them.")
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)

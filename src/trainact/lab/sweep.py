@@ -10,11 +10,11 @@ from rich.console import Console
 from trainact.lab.errors import check_positive
 from trainact.lab.experiment import plan
 from trainact.lab.jobs import Job, key_of
+from trainact.lab.local import EXIT_INTERRUPTED, EXIT_OK, finish, train_here
 from trainact.lab.processes import run_side_by_side
 from trainact.lab.progress import make_console
 from trainact.lab.recipes import find_recipes
 from trainact.lab.run_options import SweepOptions
-from trainact.lab.run_recipe import EXIT_INTERRUPTED, EXIT_OK, finish, train_here
 from trainact.lab.workspace import Workspace
 
 EXIT_FAILED = 1

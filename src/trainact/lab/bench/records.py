@@ -8,7 +8,7 @@ from typing import Any
 
 from trainact.lab.bench.floor import Ceilings, Floor
 from trainact.lab.bench.modes import Mode
-from trainact.lab.line_file import LineFile, read_line, write_line
+from trainact.lab.line_file import JsonLine, LineFile, read_line
 
 SCHEMA = 1
 
@@ -45,7 +45,7 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
-class BenchRecord:
+class BenchRecord(JsonLine):
     """One case in one mode.
 
     Attributes:
@@ -100,14 +100,6 @@ class BenchRecord:
     def name(self) -> str:
         """For example ``deit-s-224-b16``."""
         return f"{self.case}-b{self.batch}"
-
-    def to_line(self) -> str:
-        """Write the record as one line of JSON, newline included.
-
-        Returns:
-            The line.
-        """
-        return write_line(self)
 
     @staticmethod
     def from_line(line: str) -> BenchRecord:
