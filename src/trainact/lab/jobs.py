@@ -16,7 +16,7 @@ from trainact.lab.data import ImageData, load_data
 from trainact.lab.devices import resolve_device
 from trainact.lab.errors import LabError, describe_os_error
 from trainact.lab.experiment_options import Pipeline
-from trainact.lab.loggers import make_logger
+from trainact.lab.loggers import close, make_logger
 from trainact.lab.records import EpochRecord, Record, finite
 from trainact.lab.run import Execution, OnEpoch, train
 from trainact.lab.task import EpochResult
@@ -148,20 +148,24 @@ def _train(job: Job, key: str, workspace: Workspace, on_epoch: OnEpoch) -> Recor
         note(history)
         on_epoch(history)
 
-    record = train(
-        config,
-        data,
-        device,
-        report,
-        Execution(
-            pipeline=place.pipeline,
-            checkpoint=workspace.checkpoint(key),
-            checkpoint_seconds=place.checkpoint_seconds,
-            logger=_logger(job, key, workspace),
-            recipe=job.recipe,
-            command=place.command,
-        ),
-    )
+    logger = _logger(job, key, workspace)
+    try:
+        record = train(
+            config,
+            data,
+            device,
+            report,
+            Execution(
+                pipeline=place.pipeline,
+                checkpoint=workspace.checkpoint(key),
+                checkpoint_seconds=place.checkpoint_seconds,
+                logger=logger,
+                recipe=job.recipe,
+                command=place.command,
+            ),
+        )
+    finally:
+        close(logger)
     workspace.finish(record)
     return record
 

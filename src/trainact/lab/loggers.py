@@ -52,6 +52,16 @@ def make_logger(
     return None
 
 
+def close(logger: Logger | None) -> None:
+    """End what a logger began, so that the next run of this process is one of its own.
+
+    Args:
+        logger: of a run that has ended, or None.
+    """
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish()
+
+
 def _file_name(name: str) -> str:
     """Keep what every file system takes."""
     kept = name.replace("λ", "lam").replace(", ", "-").replace(" ", "-")
