@@ -2,5 +2,8 @@
 
 Installed with ``trainact[lab]``; the core never imports it. The order of the parts:
 
-    options → grid of `RunConfig` → one run each (`run.py`) → records → report → files
+    recipe or options → jobs → one run each (`run.py`) → records → report
+
+A run's settings say everything about its outcome (`config.py`); where and how it is
+carried out (`jobs.py`) says nothing about it.
 """
