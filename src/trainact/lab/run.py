@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -225,10 +226,11 @@ def make_trainer(
         The trainer.
     """
     on_gpu = device.type == "cuda"
+    precision: Any = config.precision
     return Trainer(
         accelerator="gpu" if on_gpu else device.type,
         devices=[device.index or 0] if on_gpu else 1,
-        precision=config.precision,  # pyright: ignore[reportArgumentType]
+        precision=precision,
         max_epochs=config.epochs,
         num_sanity_val_steps=0,
         logger=logger or False,
