@@ -107,7 +107,7 @@ def test_a_model_of_ones_own(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "model_of_mine.py").write_text(
         "from torch import nn\n"
         "def build():\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))\n"
@@ -115,9 +115,9 @@ def test_a_model_of_ones_own(
         "    return None\n"
     )
     monkeypatch.chdir(tmp_path)
-    found = inspect(capsys, "mine:build", "--image-size", "32")
+    found = inspect(capsys, "model_of_mine:build", "--image-size", "32")
     assert found["1"]["entries"] == 3072
-    assert cli.main(["inspect", "mine:nothing"]) == 2
+    assert cli.main(["inspect", "model_of_mine:nothing"]) == 2
     assert "returned a NoneType, not a model" in capsys.readouterr().err
 
 
