@@ -33,12 +33,26 @@ def train_missing(jobs: Sequence[Job], title: str, out: Path, console: Console) 
     workspace = Workspace(out)
     workspace.prepare()
     data = data_of(jobs[0])
-    missing = [job for job in jobs if workspace.find(key_of(job)) is None]
+    missing = without_record(jobs, workspace)
     announce(console, title, jobs, missing, data)
     probe([job.config for job in missing], data)
     interrupted = train_here(missing, console)
     finish(console, workspace, jobs, interrupted=interrupted)
     return EXIT_INTERRUPTED if interrupted else EXIT_OK
+
+
+def without_record(jobs: Sequence[Job], workspace: Workspace) -> list[Job]:
+    """Choose the jobs that are still to be done.
+
+    Args:
+        jobs: all.
+        workspace: of the runs, read once.
+
+    Returns:
+        Those that have no record, in their order.
+    """
+    recorded = {record.key for record in workspace.records.read()[0]}
+    return [job for job in jobs if key_of(job) not in recorded]
 
 
 def announce(

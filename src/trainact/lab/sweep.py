@@ -10,7 +10,13 @@ from rich.console import Console
 from trainact.lab.errors import check_positive
 from trainact.lab.experiment import plan
 from trainact.lab.jobs import Job, key_of
-from trainact.lab.local import EXIT_INTERRUPTED, EXIT_OK, finish, train_here
+from trainact.lab.local import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    finish,
+    train_here,
+    without_record,
+)
 from trainact.lab.processes import run_side_by_side
 from trainact.lab.progress import make_console
 from trainact.lab.recipes import find_recipes
@@ -39,7 +45,7 @@ def main(options: SweepOptions) -> int:
     workspace = Workspace(options.out)
     workspace.prepare()
     console = make_console()
-    missing = _missing(jobs, workspace)
+    missing = without_record(jobs, workspace)
     _announce(console, len(recipes), jobs, missing)
     if options.dry_run:
         _list(console, jobs, missing, workspace)
@@ -47,11 +53,6 @@ def main(options: SweepOptions) -> int:
     if options.slurm:
         return _submit(console, missing, options)
     return _train(console, jobs, missing, options.jobs, workspace)
-
-
-def _missing(jobs: Sequence[Job], workspace: Workspace) -> list[Job]:
-    recorded = {record.key for record in workspace.records.read()[0]}
-    return [job for job in jobs if key_of(job) not in recorded]
 
 
 def _announce(
