@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 # Part of every key: raise it when the same configuration no longer means the same run.
 CONFIG_VERSION = 2
+# Fields added since: at their defaults they are not part of any hash, so that runs
+# recorded before are still found.
+_LATER = {"later": True}
+
+
+def _later(default: Any) -> Any:
+    return field(default=default, metadata=_LATER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +33,7 @@ class Setting:
         augment: name in `trainact.lab.data.augment.PIPELINES`.
         normalise: name in `trainact.lab.data.normalise.STATISTICS`.
         label_smoothing: ε of `torch.nn.functional.cross_entropy`.
-        optimizer: ``sgd``, ``adam`` or ``adamw``.
+        optimizer: ``sgd``, ``adam``, ``adamw`` or ``lamb``.
         lr: learning rate, before the schedule.
         momentum: of SGD.
         weight_decay: on all parameters.
@@ -40,6 +47,19 @@ class Setting:
         precision: Lightning's name of it.
         channels_last: whether images and weights are laid out so.
         compile: whether the model is compiled.
+        task: ``classification`` or ``detection``.
+        loss: name in `trainact.lab.losses.LOSSES`.
+        decay: which parameters decay, a name in `trainact.lab.optimizers.DECAYS`.
+        warmup_lr: learning rate at the start of the warm-up, where the schedule has it.
+        drop_path: rate of stochastic depth, the same in all blocks.
+        mixup: α of mixup, 0 for none.
+        cutmix: α of CutMix, 0 for none.
+        mix_group: how many images of a batch are mixed among themselves with one draw,
+            on however many devices they are; 0 for the whole batch.
+        repeats: how often an image is repeated in its batch, each time augmented anew;
+            an epoch then has fewer different images, not more steps.
+        eval_crop: share of a test image's side that is kept, for photographs.
+        pretrained: weights that a model of torchvision begins with, or None.
     """
 
     data: str
@@ -66,6 +86,17 @@ class Setting:
     precision: str = "32"
     channels_last: bool = False
     compile: bool = False
+    task: str = _later("classification")
+    loss: str = _later("cross-entropy")
+    decay: str = _later("all")
+    warmup_lr: float = _later(0.0)
+    drop_path: float = _later(0.0)
+    mixup: float = _later(0.0)
+    cutmix: float = _later(0.0)
+    mix_group: int = _later(0)
+    repeats: int = _later(1)
+    eval_crop: float = _later(0.875)
+    pretrained: str | None = _later(None)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -89,6 +120,19 @@ class Setting:
         """
         return asdict(self)
 
+    def identity(self) -> dict[str, Any]:
+        """What a hash is made of: all but later fields that have their defaults.
+
+        Returns:
+            A dictionary of plain values.
+        """
+        return {
+            part.name: getattr(self, part.name)
+            for part in fields(self)
+            if not part.metadata.get("later")
+            or getattr(self, part.name) != part.default
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Setting):
@@ -99,12 +143,14 @@ class RunConfig(Setting):
         lam: λ, or None for a method without.
         seed: of the initial weights, the order of the images and all that is drawn.
         device: kind of device, without an index: ``cpu``, ``cuda`` or ``mps``.
+        initial: hash of the weights that it begins with, or None for random ones.
     """
 
     method: str
     lam: float | None
     seed: int
     device: str
+    initial: str | None = _later(None)
 
     @property
     def arm(self) -> str:
@@ -131,7 +177,7 @@ class RunConfig(Setting):
         Returns:
             16 hexadecimal digits.
         """
-        return short_hash({"data_hash": data_hash, **asdict(self)})
+        return short_hash({"data_hash": data_hash, **self.identity()})
 
 
 def setting_hash(setting: Setting) -> str:
@@ -143,7 +189,7 @@ def setting_hash(setting: Setting) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    return short_hash(setting.to_json())
+    return short_hash(setting.identity())
 
 
 def short_hash(values: dict[str, Any]) -> str:
