@@ -67,6 +67,11 @@ COMMANDS = {
         options="trainact.lab.run_options:RunOptions",
         main="trainact.lab.run_recipe:main",
     ),
+    "shards": Command(
+        summary="write a folder of images as WebDataset shards, or index such shards",
+        options="trainact.lab.shards_options:ShardsOptions",
+        main="trainact.lab.shards:main",
+    ),
     "sweep": Command(
         summary="train many of the paper's experiments, side by side or on a cluster",
         options="trainact.lab.run_options:SweepOptions",

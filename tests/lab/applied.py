@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from trainact.lab.methods import METHODS, MethodSettings
+from trainact.lab.methods import METHODS, Method, MethodSettings
 
 
 def settings_for(x: Tensor, layer: str | None = None) -> MethodSettings:
@@ -19,3 +20,11 @@ def apply(method: str, model: nn.Module, x: Tensor, layer: str | None = None) ->
     converted = METHODS[method].convert(model, settings_for(x, layer))
     assert converted is model, "changed in place"
     return model
+
+
+def _local(model: nn.Module, settings: MethodSettings) -> nn.Module:
+    return METHODS["tract"].convert(model, replace(settings, sync=False))
+
+
+# Every process has statistics of its own, which is wrong.
+LOCAL = Method("local", uses_lam=True, convert=_local)

@@ -15,8 +15,14 @@ from torch.nn.functional import cross_entropy
 
 from tests.lab.conftest import make_record
 from trainact.lab.config import Setting, setting_hash
+from trainact.lab.data.augment import PIPELINES
 from trainact.lab.data.normalise import STATISTICS
+from trainact.lab.data.photographs import is_photographic
 from trainact.lab.errors import LabError
+from trainact.lab.losses import LOSSES, check_smoothing
+from trainact.lab.methods import METHODS as KNOWN_METHODS
+from trainact.lab.models import resolve_model
+from trainact.lab.optimizers import DECAYS
 from trainact.lab.recipe import Expected, Recipe
 from trainact.lab.recipe_list import COLUMNS, main, rows
 from trainact.lab.recipe_list_options import RecipesOptions
@@ -30,12 +36,24 @@ ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "paper" / "table1.csv"
 ALL = list(RECIPES.values())
 LENGTHS = (100, 200, 400, 800)
+DATA = {
+    *("cifar10", "cifar100", "imagenet", "flowers102", "stanford-cars", "voc2007"),
+}
+# Of a setting, since there are experiments beyond CIFAR: no part of older hashes.
+NEW = {
+    *("task", "loss", "decay", "warmup_lr", "drop_path", "mixup", "cutmix"),
+    *("mix_group", "repeats", "eval_crop", "pretrained"),
+}
 METHODS = {"vanilla", "tract", "tract+sgd", "patchnorm", "dual-patchnorm"}
 AUGMENTS = {"crop-flip", "crop-flip-rotate", "crop-flip-autoaugment"}
 
 
 def family(recipe: Recipe) -> str:
     return recipe.name.partition("-")[0]
+
+
+LATER = {"fig5", "fig11", "fig12", "table3", "table4", "table5"}
+CIFAR = [recipe for recipe in ALL if family(recipe) not in LATER]
 
 
 def setting(name: str) -> Setting:
@@ -54,15 +72,22 @@ def test_counts() -> None:
     assert counts == {
         "fig3": 8,
         "fig4": 4,
+        "fig5": 3,
         "fig6": 1,
         "fig7": 4,
         "fig8": 2,
         "fig9": 4,
         "fig10": 8,
+        "fig11": 3,
+        "fig12": 3,
         "table1": 36,
+        "table3": 6,
+        "table4": 4,
+        "table5": 1,
         "table7": 36,
     }
-    assert len(ALL) == 103
+    assert len(CIFAR) == 103
+    assert len(ALL) == 123
 
 
 def test_settings_are_shared_only_where_the_paper_means_the_same_runs() -> None:
@@ -75,6 +100,8 @@ def test_settings_are_shared_only_where_the_paper_means_the_same_runs() -> None:
         wanted.append({f"fig3-adam-{length}", f"fig9-{length}"})
         wanted.append({f"fig4-{length}", f"fig7-{length}"})
     wanted[3].add("fig6")
+    # The same training, of other weights and with another λ.
+    wanted.append({"table3-vit-s-400-finetune", "table3-vit-s-800-finetune"})
     assert sorted(map(sorted, several)) == sorted(map(sorted, wanted))
 
 
@@ -105,21 +132,45 @@ def test_shared_arms_are_the_same_runs(one: str, other: str, arms: set[str]) -> 
 def test_fields(recipe: Recipe) -> None:
     given = recipe.setting
     assert RECIPES[recipe.name] is recipe
-    assert given.data in {"cifar10", "cifar100"}
-    assert given.model.startswith("cifar:")
-    assert given.augment in AUGMENTS
+    assert given.data in DATA
     assert given.normalise in STATISTICS
     assert given.schedule in SCHEDULES
-    assert given.precision == "32"
-    assert (given.batch_size, given.limit, given.layer) == (128, None, None)
+    assert given.loss in LOSSES
+    assert given.decay in DECAYS
+    assert given.limit is None
+    check_smoothing(given.loss, given.label_smoothing)
     assert {arm.method for arm in recipe.arms} <= METHODS
     assert len({arm.name for arm in recipe.arms}) == len(recipe.arms)
     for arm in recipe.arms:
         assert (arm.lam is not None) == arm.method.startswith("tract")
     assert recipe.arms[0].name == "vanilla" or family(recipe) == "table7"
-    assert recipe.seeds == (0, 1, 2, 3, 4)
     assert list(given.milestones) == sorted(m for m in given.milestones if m > 0)
     assert given.warmup_epochs < min((given.epochs, *given.milestones))
+
+
+@pytest.mark.parametrize("recipe", CIFAR, ids=lambda recipe: recipe.name)
+def test_fields_of_cifar(recipe: Recipe) -> None:
+    given = recipe.setting
+    assert given.data in {"cifar10", "cifar100"}
+    assert given.model.startswith("cifar:")
+    assert given.augment in AUGMENTS
+    assert given.precision == "32"
+    assert (given.batch_size, given.layer) == (128, None)
+    assert recipe.seeds == (0, 1, 2, 3, 4)
+    assert (recipe.initial, recipe.keep_weights) == (None, False)
+    assert not NEW & given.identity().keys()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [recipe for recipe in ALL if recipe.setting.task == "classification"],
+    ids=lambda recipe: recipe.name,
+)
+def test_what_is_named_exists(recipe: Recipe) -> None:
+    given = recipe.setting
+    assert resolve_model(given.model) == given.model
+    assert given.augment in PIPELINES or is_photographic(given.augment)
+    assert {arm.method for arm in recipe.arms} <= set(KNOWN_METHODS)
 
 
 @pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: recipe.name)
@@ -172,6 +223,14 @@ def test_recipes_of_one_artefact_have_the_same_sentences() -> None:
         ("fig9-100", 0.01),
         ("table1-vgg16", 0.1),
         ("table7-vgg16", 0.1),
+        *((f"{figure}-30", 0.141) for figure in ("fig5", "fig11", "fig12")),
+        *((f"{figure}-60", 0.1) for figure in ("fig5", "fig11", "fig12")),
+        *((f"{figure}-90", 0.1) for figure in ("fig5", "fig11", "fig12")),
+        ("table3-vit-s-400", 4e-3),
+        ("table3-vit-s-800", 4e-3),
+        ("table3-vit-b-400", 3e-3),
+        ("table3-vit-b-400-finetune", 3e-4),
+        ("table4-flowers102", 0.01),
     ],
 )
 def test_learning_rates(name: str, lr: float) -> None:
@@ -186,6 +245,11 @@ def test_lams() -> None:
     assert lams("fig6") == pytest.approx(doubling)
     assert lams("fig8-0-1") == lams("fig8-0-255") == pytest.approx(doubling[:8])
     assert lams("table1-resnet50") == lams("table7-resnet50") == [0.1]
+    for name in ("fig5-30", "fig11-60", "fig12-90"):
+        assert lams(name) == usual
+    assert lams("table3-vit-s-400") == lams("table3-vit-b-400-finetune") == [0.1]
+    assert lams("table3-vit-s-800") == lams("table3-vit-s-800-finetune") == [0.2]
+    assert lams("table4-cifar10") == [0.2]
 
 
 def test_the_resnets_setting() -> None:
@@ -323,9 +387,15 @@ def test_every_cell() -> None:
 
 
 def test_only_the_tables_have_numbers() -> None:
+    """All of their arms; of Figure 5, those two that are in Table 2; no others."""
     for recipe in ALL:
-        has = {arm.expected is not None for arm in recipe.arms}
-        assert has == {family(recipe).startswith("table")}
+        has = [arm.expected is not None for arm in recipe.arms]
+        if family(recipe) == "fig5":
+            assert has == [True, False, True, False]
+        else:
+            is_pretraining = family(recipe) == "table3" and recipe.initial is None
+            in_table = family(recipe).startswith("table") and not is_pretraining
+            assert set(has) == {in_table}
 
 
 # Finding them.
@@ -341,6 +411,12 @@ def test_only_the_tables_have_numbers() -> None:
         (["fig10"], 8),
         (["fig8-0"], 2),
         (["table1"], 36),
+        (["fig5"], 3),
+        (["table3"], 6),
+        (["table3-vit-s"], 4),
+        (["table3-vit-s-400"], 1),
+        (["table3-vit-s-400-finetune"], 1),
+        (["table4-cifar10"], 1),
         (["fig3", "fig3-sgd-100", "fig6"], 9),
         ([], 0),
     ],
@@ -382,8 +458,9 @@ def show(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
 def test_the_list_has_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     out = show(capsys)
     for recipe in ALL:
-        if not family(recipe).startswith("table"):
+        if family(recipe) not in {"table1", "table7"}:
             assert f" {recipe.name} " in out
+    assert out.count("-MODEL") == 2
     assert "table1-MODEL" in out
     assert "36 models" in out
     assert all(column in out for column in COLUMNS)
@@ -411,7 +488,13 @@ def test_a_row() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["fig9-100", "fig6", "table1-resnet50", "fig4-800"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("fig9-100", "fig6", "table1-resnet50", "fig4-800", "fig5-90", "table5"),
+        *("table3-vit-b-400", "table3-vit-b-400-finetune", "table4-flowers102"),
+    ],
+)
 def test_one_recipe_whole(capsys: pytest.CaptureFixture[str], name: str) -> None:
     recipe = RECIPES[name]
     out = show(capsys, name)
@@ -435,6 +518,19 @@ def test_values_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "  drop_last       no\n" in out
     assert "  limit           -\n" in out
     assert "  first_layer_lr  0.08 (where SGD" in show(capsys, "fig9-100")
+
+
+def test_numbers_without_a_std_and_weights_to_begin_with(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = show(capsys, "table3-vit-s-400-finetune")
+    assert "tract λ=0.1  paper: 81.50 %, top-5 95.73 %\n" in out
+    assert "Begins with: the weights of table3-vit-s-400\n" in out
+    out = show(capsys, "table4-cifar10")
+    assert "vanilla      paper: 98.94 %\n" in out
+    assert "Begins with" not in show(capsys, "table3-vit-s-400")
+    (one,) = json.loads(show(capsys, "table4-cifar10", True))["recipes"]
+    assert one["initial"] == "table3-vit-s-800-finetune"
 
 
 def test_a_time_is_shown_with_its_hardware(
@@ -483,11 +579,12 @@ def lines_about(paper: str, *records: tuple[str, Record]) -> list[str]:
 
 def test_without_records_every_artefact_is_a_row() -> None:
     lines = recipes_section([])
-    assert len(lines) == 2 + 9
+    assert len(lines) == 2 + 15
     assert lines[2] == (
         "| Figure 3 | `fig3-*` (8) | built and smoked in the tests |  |  |"
     )
-    assert "| `fig6` |" in lines[4]
+    assert "| Figure 5, Table 2 | `fig5-*` (3) |" in lines[4]
+    assert "| `fig6` |" in lines[5]
 
 
 def test_run_in_full() -> None:

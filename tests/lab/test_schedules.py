@@ -11,6 +11,7 @@ from itertools import groupby
 
 import pytest
 import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
@@ -152,6 +153,50 @@ def test_without_a_warm_up_the_vits_schedule_starts_at_the_whole_rate() -> None:
     assert epoch_rates(setting)[:2] == [0.1, 0.1]
 
 
+def deits_rates(setting: Setting) -> list[float]:
+    """Of timm's scheduler, told after every epoch that it is over, as DeiT does it."""
+    optimizer = SGD([parameter()], lr=setting.lr)
+    scheduler = CosineLRScheduler(
+        optimizer,
+        t_initial=setting.epochs,
+        lr_min=setting.min_lr,
+        warmup_t=setting.warmup_epochs,
+        warmup_lr_init=setting.warmup_lr,
+    )
+    found: list[float] = []
+    for epoch in range(setting.epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step(epoch)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("table3-vit-s-400", "table3-vit-s-800", "table3-vit-b-400"),
+        *("table3-vit-b-400-finetune", "table4-flowers102"),
+    ],
+)
+@pytest.mark.parametrize("warmup_epochs", [0, 1, 5])
+def test_deits_schedule_is_timms(name: str, warmup_epochs: int) -> None:
+    setting = replace(RECIPES[name].setting, warmup_epochs=warmup_epochs)
+    wanted = deits_rates(setting)
+    assert epoch_rates(setting) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_deits_first_two_epochs_have_the_rate_of_the_warm_ups_start() -> None:
+    found = epoch_rates(RECIPES["table3-vit-s-400"].setting)
+    fifth = (4e-3 - 1e-6) / 5
+    wanted = [1e-6, 1e-6, 1e-6 + fifth, 1e-6 + 2 * fifth, 1e-6 + 3 * fifth]
+    assert found[:5] == pytest.approx(wanted, rel=1e-12)
+    # The cosine has begun with the run: it is a little below the whole rate by now.
+    peak = 1e-5 + (4e-3 - 1e-5) * (1 + math.cos(math.pi * 5 / 400)) / 2
+    assert found[6] == max(found) == pytest.approx(peak, rel=1e-12)
+    assert peak < 4e-3
+    assert 1e-5 < found[-1] < 1.1e-5
+
+
 def test_the_tables_warm_up() -> None:
     first = rates(RECIPES["table1-resnet18"].setting, 391)[:392]
     assert first[0] == 0
@@ -163,7 +208,9 @@ def test_the_tables_warm_up() -> None:
 def runs_of_rates(name: str) -> list[tuple[float, int]]:
     """Each rate with the number of epochs that it lasts, the warm-up as its goal."""
     setting = RECIPES[name].setting
-    last = [setting.lr, *rates(setting, 7)[13::7]]
+    last = rates(setting, 7)[6::7]
+    if setting.warmup_epochs:
+        last[0] = setting.lr
     return [(rate, len(list(group))) for rate, group in groupby(last)]
 
 
@@ -176,6 +223,14 @@ def test_the_tables_milestones(name: str, lengths: list[int]) -> None:
     assert [length for _, length in found] == lengths
     wanted = [0.1, 0.02, 0.004, 0.0008]
     assert [rate for rate, _ in found] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("family", ["fig5", "fig11", "fig12"])
+@pytest.mark.parametrize(("epochs", "lr"), [(30, 0.141), (60, 0.1), (90, 0.1)])
+def test_the_imagenet_resnets_milestones(family: str, epochs: int, lr: float) -> None:
+    rates, lengths = zip(*runs_of_rates(f"{family}-{epochs}"), strict=True)
+    assert lengths == (epochs // 3,) * 3
+    assert rates == pytest.approx((lr, lr / 10, lr / 100))
 
 
 def test_milestones_are_torchs() -> None:

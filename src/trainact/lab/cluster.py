@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from trainact.lab.errors import LabError, first_line
 from trainact.lab.jobs import Job, carry_out
+from trainact.lab.ranks import joined
 from trainact.lab.run_options import SweepOptions
+
+
+def _meet() -> None:
+    """Set torchrun's variables, where a job has several tasks."""
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    here = JobEnvironment()
+    if here.num_tasks > 1:
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        os.environ["GROUP_RANK"] = str(here.node)
 
 
 class Work:
@@ -26,7 +39,10 @@ class Work:
         Returns:
             What became of it.
         """
-        record = carry_out(Job.from_json(self.text), lambda _: None)
+        job = Job.from_json(self.text)
+        _meet()
+        with joined(job.place.device):
+            record = carry_out(job, lambda _: None)
         return "another process is at it" if record is None else record.key
 
     def checkpoint(self) -> Any:
@@ -81,7 +97,9 @@ def _parameters(job: Job, options: SweepOptions) -> dict[str, Any]:
         "name": "trainact",
         "timeout_min": 60 * options.slurm_hours,
         "cpus_per_task": 8,
-        "gpus_per_node": 1 if job.config.device == "cuda" else 0,
+        "nodes": options.slurm_nodes,
+        "tasks_per_node": options.devices,
+        "gpus_per_node": options.devices if job.config.device == "cuda" else 0,
         "slurm_array_parallelism": options.slurm_parallel,
         "slurm_partition": options.slurm_partition,
         "slurm_account": options.slurm_account,

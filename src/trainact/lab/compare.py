@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainact.lab.data import ImageData
+from trainact.lab.data import AnyData
 from trainact.lab.errors import LabError, describe_os_error
 from trainact.lab.grid import build_grid
 from trainact.lab.jobs import Job, Place, data_of, key_of
@@ -27,7 +27,7 @@ class _Comparison:
     """A grid with its data and the place of its records."""
 
     grid: dict[str, Job]
-    data: ImageData
+    data: AnyData
     workspace: Workspace
     console: Console
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from trainact.lab.errors import LabError
+from trainact.lab.ranks import this_process
 
 
 def resolve_device(name: str, precision: str = "32") -> torch.device:
@@ -25,6 +26,9 @@ def resolve_device(name: str, precision: str = "32") -> torch.device:
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }
+    ranks = this_process()
+    if ranks.size > 1 and name in ("auto", "cuda") and available["cuda"]:
+        name = f"cuda:{ranks.local_rank}"
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     device = _parse_device(name)

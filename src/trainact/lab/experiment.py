@@ -6,18 +6,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from trainact.lab.config import Setting
-from trainact.lab.data.smoke import NUM_IMAGES, smoke_data
+from trainact.lab.data import is_in_memory
+from trainact.lab.data.smoke import NUM_IMAGES, SMOKE_BOXES, smoke_data
 from trainact.lab.devices import resolve_device
 from trainact.lab.environment import hide_home
 from trainact.lab.errors import check_positive, check_seed
 from trainact.lab.experiment_options import ExperimentOptions
+from trainact.lab.initial import find_initial
 from trainact.lab.jobs import Job, Place
 from trainact.lab.methods import find_method
 from trainact.lab.methods.tract import DEFAULT_LAM
 from trainact.lab.recipe import Arm, Recipe
+from trainact.lab.weights import hash_weights
 
 SMOKE_EPOCHS = 2
 SMOKE_STEPS = 2
+SMOKE_BOXES_SIZE = 96  # shorter side of an image with boxes
+_POSITIVE = (
+    "epochs",
+    "batch_size",
+    "lr",
+    "limit",
+    "image_size",
+    "devices",
+    "micro_batch",
+    "workers",
+)
 
 
 def plan(
@@ -51,15 +65,34 @@ def plan(
         logger=options.logger,
         project=options.wandb_project,
         checkpoint_seconds=options.checkpoint_seconds,
+        micro_batch=options.micro_batch,
+        workers=options.workers,
+        corrupt=options.corrupt,
     )
     jobs: dict[object, Job] = {}
     for recipe in recipes:
         changed = replace(recipe, setting=adapt(recipe.setting, options))
         for seed in recipe.seeds if seeds is None else seeds:
             for arm in choose_arms(recipe, options):
-                config = changed.run(arm, seed, kind)
-                jobs.setdefault(config, Job(config, recipe.name, place))
+                job = _job(changed, arm, seed, kind, place, options)
+                jobs.setdefault(job.config, job)
     return list(jobs.values())
+
+
+def _job(
+    recipe: Recipe,
+    arm: Arm,
+    seed: int,
+    kind: str,
+    place: Place,
+    options: ExperimentOptions,
+) -> Job:
+    config = recipe.run(arm, seed, kind)
+    weights = find_initial(recipe, arm, seed, options)
+    if weights is None:
+        return Job(config, recipe.name, place, None, recipe.keep_weights)
+    config = replace(config, initial=hash_weights(weights))
+    return Job(config, recipe.name, place, str(weights), recipe.keep_weights)
 
 
 def _kind(options: ExperimentOptions, *, elsewhere: bool) -> str:
@@ -75,7 +108,7 @@ def check_options(options: ExperimentOptions, seeds: Sequence[int]) -> None:
         options: what the user asked for.
         seeds: likewise.
     """
-    for name in ("epochs", "batch_size", "lr", "limit", "image_size"):
+    for name in _POSITIVE:
         check_positive(f"--{name.replace('_', '-')}", getattr(options, name))
     for lam in options.lam:
         check_positive("--lam", lam)
@@ -112,9 +145,12 @@ def adapt(setting: Setting, options: ExperimentOptions) -> Setting:
 
 
 def _smoke(setting: Setting) -> Setting:
+    short = replace(stretch(setting, SMOKE_EPOCHS), pretrained=None)
+    if setting.task == "detection":
+        return replace(short, data=SMOKE_BOXES, image_size=SMOKE_BOXES_SIZE)
     return replace(
-        stretch(setting, SMOKE_EPOCHS),
-        data=smoke_data(setting.data),
+        short,
+        data=smoke_data(setting.data, is_in_memory=is_in_memory(setting)),
         batch_size=NUM_IMAGES // SMOKE_STEPS,
     )
 

@@ -61,6 +61,23 @@ class ExperimentOptions:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
 
+    devices: int = 1
+    """How many of them on this machine share every batch; more machines: torchrun."""
+
+    micro_batch: int | None = None
+    """Most images that a device takes at once; gradients add up to the whole batch."""
+
+    workers: int | None = None
+    """Processes that read and augment images, for each device."""
+
+    corrupt: Literal["stop", "skip"] = "stop"
+    """What to do about a training photograph that cannot be decoded: stop, or take the
+    next one in its place."""
+
+    weights: Path | None = None
+    """For a recipe that begins with another one's weights: the file of a state dict,
+    instead of what that recipe left in --out."""
+
     pipeline: Pipeline = "auto"
     """resident keeps the images on the device and augments them there in batches;
     workers augments image by image in processes; auto prefers what fits."""
@@ -72,7 +89,7 @@ class ExperimentOptions:
     """Project of Weights & Biases."""
 
     checkpoint_seconds: float = 60.0
-    """Keep a checkpoint of a run after an epoch, when the last one is this old."""
+    """Keep a checkpoint of a run, when the last one is this old."""
 
     out: Path = Path("runs/recipes")
-    """Folder for records.jsonl, epochs.jsonl, checkpoints and logs."""
+    """Folder for records.jsonl, epochs.jsonl, checkpoints, weights and logs."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger
 
 from trainact.lab import environment
 from trainact.lab.config import RunConfig, setting_hash
-from trainact.lab.data import ImageData, load_data
+from trainact.lab.data import AnyData, is_in_memory, load_for
 from trainact.lab.devices import resolve_device
 from trainact.lab.errors import LabError, describe_os_error
 from trainact.lab.experiment_options import Pipeline
 from trainact.lab.loggers import close, make_logger
+from trainact.lab.ranks import agree, this_process
 from trainact.lab.records import EpochRecord, Record, finite
 from trainact.lab.run import Execution, OnEpoch, train
 from trainact.lab.task import EpochResult
@@ -35,6 +36,9 @@ class Place:
         logger: ``none``, ``tensorboard`` or ``wandb``.
         project: of Weights & Biases.
         checkpoint_seconds: least time between two checkpoints.
+        micro_batch: most images that a device takes at once, or None.
+        workers: processes that read images, or None.
+        corrupt: ``stop`` or ``skip``: what to do about a damaged training photograph.
         command: what the user gave, for the records.
     """
 
@@ -45,6 +49,9 @@ class Place:
     logger: str = "none"
     project: str = "trainact"
     checkpoint_seconds: float = 20.0
+    micro_batch: int | None = None
+    workers: int | None = None
+    corrupt: Literal["stop", "skip"] = "stop"
     command: str = field(default_factory=environment.command_line)
 
 
@@ -56,11 +63,15 @@ class Job:
         config: of the run.
         recipe: name, or None.
         place: where it is carried out.
+        weights: file of the weights that it begins with, or None.
+        keep_weights: whether its own are kept.
     """
 
     config: RunConfig
     recipe: str | None
     place: Place
+    weights: str | None = None
+    keep_weights: bool = False
 
     def to_json(self) -> str:
         """Write the job as text.
@@ -82,17 +93,16 @@ class Job:
         """
         values: dict[str, Any] = json.loads(text)
         config = RunConfig.from_json(values["config"])
-        return Job(config, values["recipe"], Place(**values["place"]))
+        place = Place(**values["place"])
+        return Job(**{**values, "config": config, "place": place})
 
 
-@lru_cache(maxsize=2)
-def _load(
-    data: str, data_dir: str, image_size: int | None, limit: int | None
-) -> ImageData:
-    return load_data(data, Path(data_dir), image_size, limit)
+# What decides which data is loaded.
+_OF_THE_DATA = ("data", "task", "image_size", "limit", "augment", "eval_crop")
+_loaded: dict[object, AnyData] = {}
 
 
-def data_of(job: Job) -> ImageData:
+def data_of(job: Job) -> AnyData:
     """Load a job's data, or take it from the job before.
 
     Args:
@@ -101,8 +111,15 @@ def data_of(job: Job) -> ImageData:
     Returns:
         The images.
     """
-    config = job.config
-    return _load(config.data, job.place.data_dir, config.image_size, config.limit)
+    setting, place = job.config, job.place
+    what = tuple(getattr(setting, name) for name in _OF_THE_DATA)
+    if is_in_memory(setting):
+        what = what[:-2]  # augmented later
+    key = (*what, place.data_dir, place.corrupt)
+    if key not in _loaded:
+        _loaded.clear()  # two sets might not fit into memory
+        _loaded[key] = load_for(setting, Path(place.data_dir), place.corrupt)
+    return _loaded[key]
 
 
 def key_of(job: Job) -> str:
@@ -127,13 +144,13 @@ def carry_out(job: Job, on_epoch: OnEpoch) -> Record | None:
     Returns:
         The record, whether trained now or found; None if another process is at it.
     """
-    place, key = job.place, key_of(job)
-    workspace = Workspace(Path(place.out))
-    with workspace.claim(key) as mine:
-        if not mine:
-            return None
-        found = workspace.find(key)
-        if found is not None:
+    key, ranks = key_of(job), this_process()
+    workspace = Workspace(Path(job.place.out))
+    claim = workspace.claim(key) if ranks.is_first else nullcontext(False)
+    with claim as is_mine:
+        found = workspace.find(key) if is_mine else None
+        is_ours, found = agree((is_mine, found))
+        if not is_ours or found is not None:
             return found
         return _train(job, key, workspace, on_epoch)
 
@@ -142,13 +159,15 @@ def _train(job: Job, key: str, workspace: Workspace, on_epoch: OnEpoch) -> Recor
     config, place = job.config, job.place
     data = data_of(job)
     device = resolve_device(place.device, config.precision)
+    is_first = this_process().is_first
     note = _EpochLog(job, key, workspace, environment.device_name(device))
 
     def report(history: list[EpochResult]) -> None:
-        note(history)
-        on_epoch(history)
+        if is_first:
+            note(history)
+            on_epoch(history)
 
-    logger = _logger(job, key, workspace)
+    logger = _logger(job, key, workspace) if is_first else None
     try:
         record = train(
             config,
@@ -157,6 +176,10 @@ def _train(job: Job, key: str, workspace: Workspace, on_epoch: OnEpoch) -> Recor
             report,
             Execution(
                 pipeline=place.pipeline,
+                micro_batch=place.micro_batch,
+                workers=place.workers,
+                initial=None if job.weights is None else Path(job.weights),
+                final=workspace.weights(key) if job.keep_weights else None,
                 checkpoint=workspace.checkpoint(key),
                 checkpoint_seconds=place.checkpoint_seconds,
                 logger=logger,
@@ -166,7 +189,8 @@ def _train(job: Job, key: str, workspace: Workspace, on_epoch: OnEpoch) -> Recor
         )
     finally:
         close(logger)
-    workspace.finish(record)
+    if is_first:
+        workspace.finish(record)
     return record
 
 

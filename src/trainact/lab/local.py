@@ -7,10 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainact.lab.data import ImageData
+from trainact.lab.data import AnyData
 from trainact.lab.jobs import Job, carry_out, data_of, key_of
 from trainact.lab.probe import probe
 from trainact.lab.progress import ComparisonProgress, outcome
+from trainact.lab.ranks import agree
 from trainact.lab.results import results_table
 from trainact.lab.workspace import Workspace
 
@@ -51,7 +52,7 @@ def without_record(jobs: Sequence[Job], workspace: Workspace) -> list[Job]:
     Returns:
         Those that have no record, in their order.
     """
-    recorded = {record.key for record in workspace.records.read()[0]}
+    recorded = agree({record.key for record in workspace.records.read()[0]})
     return [job for job in jobs if key_of(job) not in recorded]
 
 
@@ -60,7 +61,7 @@ def announce(
     title: str,
     jobs: Sequence[Job],
     missing: Sequence[Job],
-    data: ImageData,
+    data: AnyData,
 ) -> None:
     """Say what there is to do.
 
@@ -75,8 +76,8 @@ def announce(
     config = jobs[0].config
     lines = [
         title,
-        f"{config.data}: {len(data.train_labels):,} training and "
-        f"{len(data.test_labels):,} test images; {len(jobs)} runs of "
+        f"{config.data}: {data.num_train:,} training and "
+        f"{data.num_test:,} test images; {len(jobs)} runs of "
         f"{config.epochs} epochs on {config.device}, {found} of them recorded",
     ]
     for line in lines:

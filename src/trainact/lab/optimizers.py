@@ -11,6 +11,9 @@ from torch import nn
 
 from trainact.lab.config import Setting
 
+# A group of parameters as torch's optimizers take it.
+Group = dict[str, Any]
+
 
 def make_optimizer(model: nn.Module, setting: Setting) -> torch.optim.Optimizer:
     """Build the optimizer of a run over all parameters of the model.
@@ -22,29 +25,117 @@ def make_optimizer(model: nn.Module, setting: Setting) -> torch.optim.Optimizer:
     Returns:
         The optimizer.
     """
-    return optimizer_over(model.parameters(), setting)
+    return optimizer_over(model.parameters(), setting, model)
 
 
 def optimizer_over(
-    parameters: Iterable[nn.Parameter], setting: Setting
+    parameters: Iterable[nn.Parameter],
+    setting: Setting,
+    model: nn.Module | None = None,
 ) -> torch.optim.Optimizer:
     """Build the optimizer of a setting over some parameters.
 
     Args:
         parameters: to be trained.
         setting: of the run.
+        model: that they are part of, to tell which of them decay; without it all do.
 
     Returns:
-        SGD, Adam or AdamW; what the setting does not say has torch's defaults.
+        SGD, Adam, AdamW or LAMB; what the setting does not say has torch's defaults,
+        but for LAMB, see `lamb`.
     """
-    parameters = list(parameters)
-    lr, decay = setting.lr, setting.weight_decay
+    groups = _groups(list(parameters), setting, model)
     if setting.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=lr, momentum=setting.momentum, weight_decay=decay
-        )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[setting.optimizer]
-    return kind(parameters, lr=lr, weight_decay=decay)
+        return torch.optim.SGD(groups, lr=setting.lr, momentum=setting.momentum)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lamb": lamb}
+    return kinds[setting.optimizer](groups, lr=setting.lr)
+
+
+def _groups(
+    parameters: list[nn.Parameter], setting: Setting, model: nn.Module | None
+) -> list[Group]:
+    lr, decay = setting.lr, setting.weight_decay
+    if model is None or setting.decay == "all":
+        return [{"params": parameters, "weight_decay": decay}]
+    chosen = {id(parameter) for parameter in parameters}
+    groups = DECAYS[setting.decay](model, lr, decay)
+    for group in groups:
+        group["params"] = [p for p in group["params"] if id(p) in chosen]
+    return [group for group in groups if group["params"]]
+
+
+def lamb(groups: Iterable[Group], lr: float) -> torch.optim.Optimizer:
+    """Build timm's LAMB with what DeiT's code gives to apex's `FusedLAMB`.
+
+    The gradient of all groups together is first clipped to norm 1; it is the gradient
+    as the backward pass leaves it, TrAct's where the first layer has it. The decay is
+    part of the update, to whose norm that of a weight is compared; parameters without
+    decay take Adam's step. In all of this timm's does what apex's does. They differ in
+    rounding: apex has one kernel of its own for a step.
+
+    Args:
+        groups: with parameters and their decay.
+        lr: learning rate.
+
+    Returns:
+        The optimizer, with ε = 1e-8 and β = (0.9, 0.999).
+    """
+    from timm.optim.lamb import Lamb
+
+    return Lamb(groups, lr=lr, eps=1e-8, max_grad_norm=1.0)
+
+
+def _all_alike(model: nn.Module, lr: float, decay: float) -> list[Group]:
+    del lr  # the optimizer's
+    return [{"params": list(model.parameters()), "weight_decay": decay}]
+
+
+def _matrices(model: nn.Module, lr: float, decay: float) -> list[Group]:
+    """No decay of biases, other vectors and what the model itself exempts."""
+    from timm import optim
+
+    del lr  # the optimizer's
+    timm_optim: Any = optim  # which re-exports without saying so
+    exempt: Callable[[], Iterable[str]] = getattr(model, "no_weight_decay", tuple)
+    return timm_optim.param_groups_weight_decay(
+        model, decay, no_weight_decay_list=tuple(exempt())
+    )
+
+
+def caffe_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], lr: float, decay: float
+) -> list[Group]:
+    """Give biases twice the learning rate and no decay, as Caffe's detectors do.
+
+    Args:
+        named_parameters: of a model; those that are frozen are left out.
+        lr: learning rate of the weights.
+        decay: of the weights.
+
+    Returns:
+        Up to two groups, weights and biases.
+    """
+    weights, biases = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            is_bias = name.rpartition(".")[2] == "bias"
+            (biases if is_bias else weights).append(parameter)
+    groups: list[Group] = [
+        {"params": weights, "lr": lr, "weight_decay": decay},
+        {"params": biases, "lr": 2 * lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _caffe(model: nn.Module, lr: float, decay: float) -> list[Group]:
+    return caffe_groups(model.named_parameters(), lr, decay)
+
+
+DECAYS: dict[str, Callable[[nn.Module, float, float], list[Group]]] = {
+    "all": _all_alike,
+    "matrices": _matrices,
+    "caffe": _caffe,
+}
 
 
 class ChainedOptimizer(torch.optim.Optimizer):

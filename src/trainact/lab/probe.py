@@ -10,15 +10,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from trainact.lab.config import RunConfig
-from trainact.lab.data import ImageData
+from trainact.lab.data import AnyData
 from trainact.lab.data.normalise import Normalise
 from trainact.lab.errors import LabError, first_line
-from trainact.lab.run import prepare_model
+from trainact.lab.methods.tract import DEFAULT_LAM
+from trainact.lab.prepare import prepare_model
 
 _MAX_IMAGES = 8
 
 
-def probe(grid: Iterable[RunConfig], data: ImageData) -> None:
+def probe(grid: Iterable[RunConfig], data: AnyData) -> None:
     """Run one small training step for every model and method of a grid.
 
     The batch has as many images as the smallest batch of an epoch, up to 8, since
@@ -28,16 +29,25 @@ def probe(grid: Iterable[RunConfig], data: ImageData) -> None:
         grid: the runs to come.
         data: their data.
     """
-    # Compiled it would do the same, a minute later.
-    probed = (replace(config, seed=0, compile=False) for config in grid)
+    # Compiled it would do the same, a minute later, and with any λ.
+    probed = (
+        replace(
+            config,
+            seed=0,
+            compile=False,
+            lam=None if config.lam is None else DEFAULT_LAM,
+        )
+        for config in grid
+        if config.task == "classification"
+    )
     for config in dict.fromkeys(probed):
         _probe_one(config, data)
 
 
-def _probe_one(config: RunConfig, data: ImageData) -> None:
-    num_images = _smallest_batch(len(data.train_labels), config.batch_size)
-    images = Normalise(*data.statistics)(data.train_images[:num_images])
-    labels = data.train_labels[:num_images]
+def _probe_one(config: RunConfig, data: AnyData) -> None:
+    num_images = _smallest_batch(data.num_train, config.batch_size)
+    images = Normalise(*data.statistics)(data.sample(num_images))
+    labels = torch.arange(num_images) % data.num_classes
     try:
         model, _ = prepare_model(config, data)
         logits = model.train()(images)
@@ -58,7 +68,7 @@ def _check_logits(logits: object, expected: tuple[int, int]) -> None:
 
 
 def _diagnose(
-    config: RunConfig, data: ImageData, num_images: int, error: Exception
+    config: RunConfig, data: AnyData, num_images: int, error: Exception
 ) -> str:
     channels, height, width = data.image_shape
     if num_images == 1:

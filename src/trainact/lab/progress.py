@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from trainact.lab.config import RunConfig
+from trainact.lab.ranks import this_process
 from trainact.lab.records import Record
 from trainact.lab.task import EpochResult
 
@@ -24,7 +25,7 @@ def make_console() -> Console:
     Returns:
         A console that does not fold tables when output goes to a file or a pipe.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=not this_process().is_first)
     if not console.is_terminal:
         console.width = max(console.width, _PLAIN_WIDTH)
     return console

@@ -26,6 +26,8 @@ def quiet_lightning() -> Generator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\.")
+            # torch's notice about weights such as a class token, of shape [1, 1, n]
+            warnings.filterwarnings("ignore", message="Grad strides do not match")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

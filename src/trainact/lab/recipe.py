@@ -18,13 +18,13 @@ class Expected:
 
     Attributes:
         top1: accuracy after the last epoch, mean over seeds.
-        top1_std: over seeds, with Bessel's correction.
-        top5: as `top1`; None where the paper gives none.
+        top1_std: over seeds, with Bessel's correction; None where the paper gives none.
+        top5: as `top1`; None likewise.
         top5_std: as `top1_std`.
     """
 
     top1: float
-    top1_std: float
+    top1_std: float | None = None
     top5: float | None = None
     top5_std: float | None = None
 
@@ -65,6 +65,10 @@ class Recipe:
         deviations: where it knowingly differs from the source, a sentence each.
         hours: for one run on the hardware named, None where nobody has measured it.
         hardware: to which `hours` belongs.
+        initial: name of the recipe whose weights it begins with, of the same arm and
+            seed; None for random ones.
+        keep_weights: whether the trained weights are kept for recipes that begin with
+            them.
     """
 
     name: str
@@ -77,6 +81,8 @@ class Recipe:
     deviations: tuple[str, ...] = ()
     hours: float | None = None
     hardware: str = ""
+    initial: str | None = None
+    keep_weights: bool = False
 
     def run(self, arm: Arm, seed: int, device: str) -> RunConfig:
         """Describe one run of the recipe.

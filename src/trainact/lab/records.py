@@ -43,6 +43,8 @@ class Record(JsonLine):
         recipe: name under which it was run, or None.
         recipe_hash: see `trainact.lab.config.setting_hash`.
         pipeline: ``resident`` or ``workers``, see `trainact.lab.data.pipeline`.
+        num_devices: that trained together.
+        micro_batches: in which each of them took its share of a batch.
         schema: version of these fields.
     """
 
@@ -68,6 +70,8 @@ class Record(JsonLine):
     recipe: str | None = None
     recipe_hash: str = ""
     pipeline: str = "resident"
+    num_devices: int = 1
+    micro_batches: int = 1
     schema: int = field(default=SCHEMA)
 
     @staticmethod

@@ -6,32 +6,33 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from trainact.lab import environment
-from trainact.lab.after_epoch import AfterEpoch
+from trainact.lab.checkpointing import Checkpointing
 from trainact.lab.config import RunConfig, setting_hash
-from trainact.lab.data import ImageData
-from trainact.lab.data.normalise import Normalise, find_statistics
+from trainact.lab.data import AnyData
+from trainact.lab.data.batches import Share
+from trainact.lab.data.normalise import find_statistics
 from trainact.lab.data.pipeline import (
     PipelineName,
     choose_pipeline,
     make_batches,
     test_batches,
 )
-from trainact.lab.errors import LabError, first_line
+from trainact.lab.errors import LabError
 from trainact.lab.experiment_options import Pipeline
-from trainact.lab.methods import MethodSettings, find_method
-from trainact.lab.models import build_model
+from trainact.lab.prepare import prepare_model
 from trainact.lab.quiet import interruptible, quiet_lightning
+from trainact.lab.ranks import this_process
 from trainact.lab.records import Record, finite
-from trainact.lab.task import ClassificationTask, EpochResult, is_lost
+from trainact.lab.task import EpochResult, Task, is_lost
+from trainact.lab.trainer import deferral, make_trainer
+from trainact.lab.weights import keep_weights
 
 TEST_BATCH = 512  # images, where a training batch is smaller
 
@@ -44,16 +45,25 @@ class Execution:
 
     Attributes:
         pipeline: ``auto``, ``resident`` or ``workers``.
+        micro_batch: most images that a device takes at once, or None for its whole
+            share of a batch.
+        workers: processes that read images, or None for as many as there are cores.
         checkpoint: file to go on from where it exists, and to keep up to date.
         checkpoint_seconds: least time between two checkpoints.
+        initial: file of the weights to begin with, or None.
+        final: file to keep the trained weights in, or None.
         logger: Lightning's, or None.
         recipe: name for the record, or None.
         command: for the record, where it is not this process's own.
     """
 
     pipeline: Pipeline = "auto"
+    micro_batch: int | None = None
+    workers: int | None = None
     checkpoint: Path | None = None
     checkpoint_seconds: float = 0.0
+    initial: Path | None = None
+    final: Path | None = None
     logger: Logger | None = None
     recipe: str | None = None
     command: str | None = None
@@ -64,12 +74,12 @@ PLAIN = Execution()
 
 def train(
     config: RunConfig,
-    data: ImageData,
+    data: AnyData,
     device: torch.device,
     on_epoch: OnEpoch,
     execution: Execution = PLAIN,
 ) -> Record:
-    """Train and test one model.
+    """Train and test one model, together with the other processes if there are any.
 
     Args:
         config: what to run.
@@ -83,14 +93,19 @@ def train(
     """
     origin = environment.describe(device)
     origin["command"] = execution.command or origin["command"]
-    model, layers = prepare_model(config, data)
-    statistics = find_statistics(config.normalise, data)
-    task = ClassificationTask(model, config, statistics, data.num_classes)
+    model, layers = prepare_model(config, data, execution.initial)
+    task = _make_task(model, config, data)
     pipeline = choose_pipeline(execution.pipeline, data, device)
-    after = AfterEpoch(execution.checkpoint, execution.checkpoint_seconds, on_epoch)
+    share = find_share(config, execution.micro_batch)
+    keeper = Checkpointing(execution.checkpoint, execution.checkpoint_seconds, on_epoch)
+    callbacks = [*deferral(model, share.pieces), keeper]
     with quiet_lightning(), interruptible():
-        trainer = make_trainer(config, device, after, execution.logger)
-        _fit(trainer, task, data, pipeline, execution.checkpoint)
+        trainer = make_trainer(
+            config, device, callbacks, execution.logger, share.pieces
+        )
+        _fit(trainer, task, data, pipeline, share, execution)
+    if execution.final is not None and trainer.is_global_zero:
+        keep_weights(task.model, execution.final)
     history = task.history
     top5 = [epoch.top5 for epoch in history if epoch.top5 is not None]
     return Record(
@@ -110,29 +125,65 @@ def train(
         recipe=execution.recipe,
         recipe_hash=setting_hash(config.setting),
         pipeline=pipeline,
+        num_devices=share.num_ranks,
+        micro_batches=share.pieces,
         **origin,
     )
 
 
+def find_share(config: RunConfig, micro_batch: int | None) -> Share:
+    """Choose which part of every batch this process takes, and in how many pieces.
+
+    Args:
+        config: with the size of a batch.
+        micro_batch: most images that a device takes at once, or None for all.
+
+    Returns:
+        The share.
+    """
+    ranks = this_process()
+    own = -(-config.batch_size // ranks.size)
+    pieces = 1 if micro_batch is None else -(-own // micro_batch)
+    return Share(ranks.rank, ranks.size, pieces)
+
+
+def _make_task(model: nn.Module, config: RunConfig, data: AnyData) -> Task:
+    if config.task == "detection":
+        from trainact.lab.detection.task import DetectionTask
+
+        return DetectionTask(model, config)
+    from trainact.lab.classification import ClassificationTask
+
+    statistics = find_statistics(config.normalise, data)
+    return ClassificationTask(model, config, statistics, data.num_classes)
+
+
 def _fit(
     trainer: Trainer,
-    task: ClassificationTask,
-    data: ImageData,
+    task: Task,
+    data: AnyData,
     pipeline: PipelineName,
-    checkpoint: Path | None,
+    share: Share,
+    execution: Execution,
 ) -> None:
     config, device = task.config, trainer.strategy.root_device
+    most = execution.micro_batch or config.batch_size
+    size = most if config.task == "detection" else max(most, TEST_BATCH)
+    workers = execution.workers
+    task.batches = make_batches(config, data, device, pipeline, share, workers)
     try:
         trainer.fit(
             task,
-            make_batches(config, data, device, pipeline),
-            test_batches(data, device, max(config.batch_size, TEST_BATCH)),
-            ckpt_path=_whole(checkpoint),
+            task.batches,
+            test_batches(data, device, size, share, workers),
+            ckpt_path=_whole(execution.checkpoint),
         )
     except torch.OutOfMemoryError as error:
         raise LabError(
-            f"{config.model} does not fit into the memory of {device} with batches of "
-            f"{config.batch_size}: give a smaller --batch-size"
+            f"{config.model} does not fit into the memory of {device} with "
+            f"{-(-config.batch_size // (share.num_ranks * share.pieces))} images at "
+            "once: give a smaller --micro-batch, which changes nothing else but batch "
+            "norm's statistics"
         ) from error
     history = task.history
     if len(history) < config.epochs and not is_lost(history):
@@ -153,90 +204,3 @@ def _whole(checkpoint: Path | None) -> str | None:
             "from its beginning"
         )
     return str(checkpoint)
-
-
-def prepare_model(
-    config: RunConfig, data: ImageData
-) -> tuple[nn.Module, tuple[str, ...]]:
-    """Build the model of a run and apply its method.
-
-    The weights depend on the seed and the model alone, and torch's generator is left
-    in a state that depends on the seed alone: whatever a method draws, runs of one
-    seed stay paired.
-
-    Args:
-        config: of the run.
-        data: whose shape and classes the model is built for.
-
-    Returns:
-        The model, and the names of the layers that the method changed.
-
-    Raises:
-        LabError: if the model does not fit the data or the method not the model.
-    """
-    torch.manual_seed(config.seed)
-    model = build_model(config.model, data.image_shape, data.num_classes)
-    types = {name: type(module) for name, module in model.named_modules()}
-    normalise = Normalise(*find_statistics(config.normalise, data))
-    settings = MethodSettings(
-        lam=config.lam,
-        layer=config.layer,
-        example_input=normalise(data.train_images[:1]),
-        images=lambda count: normalise(data.sample(count)),
-    )
-    try:
-        model = find_method(config.method).convert(model, settings)
-    except ValueError as error:
-        raise LabError(
-            f"{config.arm} cannot be applied to {config.model}: {first_line(error)}"
-            + _layer_hint(error)
-        ) from error
-    torch.manual_seed(config.seed)
-    changed = tuple(
-        name
-        for name, module in model.named_modules()
-        if type(module) is not types.get(name)
-    )
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    if config.compile:
-        model.compile()
-    return model, changed
-
-
-def _layer_hint(error: ValueError) -> str:
-    return " (name it with --layer)" if "layer" in str(error) else ""
-
-
-def make_trainer(
-    config: RunConfig,
-    device: torch.device,
-    after_epoch: Callback,
-    logger: Logger | None = None,
-) -> Trainer:
-    """Build Lightning's Trainer for one device, without output of its own.
-
-    Args:
-        config: of the run.
-        device: where to train.
-        after_epoch: keeps checkpoints and reports epochs.
-        logger: Lightning's, or None.
-
-    Returns:
-        The trainer.
-    """
-    on_gpu = device.type == "cuda"
-    precision: Any = config.precision
-    return Trainer(
-        accelerator="gpu" if on_gpu else device.type,
-        devices=[device.index or 0] if on_gpu else 1,
-        precision=precision,
-        max_epochs=config.epochs,
-        num_sanity_val_steps=0,
-        logger=logger or False,
-        callbacks=[after_epoch],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        plugins=[LightningEnvironment()],  # one process, also inside a cluster's job
-    )

@@ -47,6 +47,9 @@ class SweepOptions(ExperimentOptions):
     slurm_partition: str | None = None
     """Partition of the cluster."""
 
+    slurm_nodes: int = 1
+    """Machines for each run, each with --devices GPUs."""
+
     slurm_account: str | None = None
     """Account to charge."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from trainact.lab.errors import LabError
 from trainact.lab.experiment import plan
+from trainact.lab.launch import launch, must_launch
 from trainact.lab.local import train_missing
 from trainact.lab.progress import make_console
+from trainact.lab.ranks import joined
 from trainact.lab.recipe import Recipe
 from trainact.lab.recipes import find_recipes
 from trainact.lab.run_options import RunOptions
@@ -21,9 +23,12 @@ def main(options: RunOptions) -> int:
         The exit code: 0, or 130 after Ctrl-C.
     """
     recipe = _find(options.recipe)
-    jobs = plan([recipe], options, options.seed or None)
-    title = f"{recipe.name}, {recipe.artefact}"
-    return train_missing(jobs, title, options.out, make_console())
+    if must_launch(options.devices, options.device):
+        return launch(options.devices)
+    with joined(options.device):
+        jobs = plan([recipe], options, options.seed or None)
+        title = f"{recipe.name}, {recipe.artefact}"
+        return train_missing(jobs, title, options.out, make_console())
 
 
 def _find(name: str) -> Recipe:

@@ -60,6 +60,21 @@ def _cosine_epochs(setting: Setting, steps_per_epoch: int) -> Factor:
     return factor
 
 
+def _cosine_deit(setting: Setting, steps_per_epoch: int) -> Factor:
+    """Rises, then falls with every epoch, as in DeiT, whose scheduler is timm's."""
+    start, warmup = setting.warmup_lr / setting.lr, setting.warmup_epochs
+
+    def factor(step: int) -> float:
+        # The scheduler is told which epoch is over: the first rate lasts for two.
+        epoch = max(step // steps_per_epoch - 1, 0)
+        if epoch < warmup:
+            return start + (1 - start) * epoch / warmup
+        # As if there had been no warm-up: it begins a little below the whole rate.
+        return _half_cosine(epoch / setting.epochs, setting)
+
+    return factor
+
+
 def _half_cosine(share: float, setting: Setting) -> float:
     """From 1 at share 0 to `min_lr`, as a part of `lr`, at share 1."""
     end = setting.min_lr / setting.lr
@@ -83,5 +98,6 @@ SCHEDULES: dict[str, Callable[[Setting, int], Factor]] = {
     "constant": _constant,
     "cosine": _cosine,
     "cosine-epochs": _cosine_epochs,
+    "cosine-deit": _cosine_deit,
     "steps": _steps,
 }

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from trainact.lab.errors import check_positive
+from trainact.lab.errors import LabError, check_positive
 from trainact.lab.experiment import plan
 from trainact.lab.jobs import Job, key_of
+from trainact.lab.launch import launch, must_launch
 from trainact.lab.local import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -19,6 +20,8 @@ from trainact.lab.local import (
 )
 from trainact.lab.processes import run_side_by_side
 from trainact.lab.progress import make_console
+from trainact.lab.ranks import joined
+from trainact.lab.recipe import Recipe
 from trainact.lab.recipes import find_recipes
 from trainact.lab.run_options import SweepOptions
 from trainact.lab.workspace import Workspace
@@ -40,6 +43,18 @@ def main(options: SweepOptions) -> int:
     if options.slurm and options.device == "auto":
         options = replace(options, device="cuda")
     recipes = find_recipes(options.recipes)
+    if options.jobs > 1 and options.devices > 1:
+        raise LabError(
+            f"--jobs {options.jobs} and --devices {options.devices}: either several "
+            "runs side by side or several devices for each; give one of them"
+        )
+    if not options.slurm and must_launch(options.devices, options.device):
+        return launch(options.devices)
+    with joined(options.device):
+        return _sweep(recipes, options)
+
+
+def _sweep(recipes: Sequence[Recipe], options: SweepOptions) -> int:
     seeds = None if options.seeds is None else range(options.seeds)
     jobs = plan(recipes, options, seeds, elsewhere=options.slurm)
     workspace = Workspace(options.out)

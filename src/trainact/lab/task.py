@@ -1,10 +1,13 @@
-"""Image classification as a LightningModule, with one entry of history per epoch."""
+"""What every run has in common, as a LightningModule: steps, epochs, their history.
+
+A subclass says what the loss of a batch is and how a model is tested.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,18 +15,16 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torchmetrics.aggregation import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.aggregation import SumMetric
 
 from trainact.lab.config import RunConfig
-from trainact.lab.data.normalise import Normalise
+from trainact.lab.data.batches import Batches, Portion
 from trainact.lab.methods import find_method
+from trainact.lab.ranks import least
 from trainact.lab.schedules import make_schedule
 from trainact.lab.seeds import derive_seed
+from trainact.lab.timer import Timer
 
-Batch = tuple[Tensor, Tensor]
-TOP_K = 5
 # Reading the loss waits for a GPU; the step that is reported is exact all the same.
 _STEPS_BETWEEN_CHECKS = 32
 # Without it, seed and epoch decide the order of the images and their augmentation.
@@ -36,7 +37,7 @@ class EpochResult:
     """What one epoch gave.
 
     Attributes:
-        accuracy: on the test images after the epoch.
+        accuracy: on the test images after the epoch; mAP for detection.
         top5: likewise, of the five most likely classes; None for few classes.
         loss: mean over the epoch's training images; may be infinite or NaN.
         seconds: training, without evaluation and compilation.
@@ -52,69 +53,110 @@ class EpochResult:
     compile_seconds: float
 
 
-class ClassificationTask(LightningModule):
-    """Trains a classifier with cross-entropy and tests it after every epoch.
+class Task(LightningModule):
+    """Trains a model and tests it after every epoch.
 
-    Whatever is drawn while an epoch trains depends on the seed and the epoch alone, so
-    that a run that goes on from a checkpoint draws the same.
+    Whatever is drawn while a step trains depends on the seed, the epoch, the step and
+    the process alone, so that a run that goes on from a checkpoint draws the same.
 
     Args:
-        model: maps normalised images [B, C, H, W] to logits.
+        model: what is trained.
         config: of the run.
-        statistics: mean and std per channel.
-        num_classes: of the data.
+
+    Attributes:
+        batches: what it is trained on, to be set before it is.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        config: RunConfig,
-        statistics: tuple[Tensor, Tensor],
-        num_classes: int,
-    ) -> None:
+    batches: Batches
+
+    def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.history: list[EpochResult] = []
         self.diverged_step: int | None = None
-        self.normalise = Normalise(*statistics)
-        self.train_loss = MeanMetric(nan_strategy="disable")
-        self.test_accuracy = _accuracy(num_classes, 1)
-        self.test_top5 = _accuracy(num_classes, TOP_K) if num_classes > TOP_K else None
+        # Not torchmetrics' mean, which forgets the weights when it need not mind NaN.
+        self.loss_sum = SumMetric(nan_strategy="disable")
+        self.loss_count = SumMetric(nan_strategy="disable")
         self._lost_at: Tensor
         self.register_buffer("_lost_at", torch.tensor(_NEVER), persistent=False)
-        self._timer = _Timer(self._now)
+        self._timer = Timer(self._now)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Compute the loss of a batch.
+    @abstractmethod
+    def compute_loss(self, batch: Any, batch_idx: int) -> Tensor:
+        """Compute the mean loss of a (micro-)batch.
 
         Args:
-            batch: byte images and labels.
-            batch_idx: not used.
+            batch: images and labels.
+            batch_idx: of the batch in its epoch.
 
         Returns:
-            The mean cross-entropy.
+            A number.
         """
-        images, labels = batch
-        logits = self.model(self._inputs(images))
-        loss = cross_entropy(
-            logits, labels, label_smoothing=self.config.label_smoothing
-        )
-        self._note(loss.detach(), len(labels))
-        return loss
+
+    @abstractmethod
+    def test_batch(self, batch: Any) -> None:
+        """Test the model on a batch and keep what `scores` needs.
+
+        Args:
+            batch: images and labels.
+        """
+
+    @abstractmethod
+    def scores(self) -> tuple[float, float | None]:
+        """Score the model on all that was tested, over all processes.
+
+        Returns:
+            (accuracy, top-5 accuracy or None).
+        """
+
+    @abstractmethod
+    def reset_scores(self) -> None:
+        """Forget what was tested."""
+
+    def portion(self, batch_idx: int) -> Portion:
+        """Say what a micro-batch is of its batch.
+
+        Args:
+            batch_idx: of the micro-batch in its epoch.
+
+        Returns:
+            Its weight, and what is mixed.
+        """
+        return self.batches.portion(batch_idx)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Start the random numbers of the step.
+
+        Args:
+            batch: not used.
+            batch_idx: of the batch in its epoch.
+        """
+        del batch
+        place = (self.current_epoch, _FOR_THE_MODEL, batch_idx, self.global_rank)
+        torch.manual_seed(derive_seed(self.config.seed, *place))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Compute the loss of a (micro-)batch.
+
+        Args:
+            batch: images and labels.
+            batch_idx: of the batch in its epoch.
+
+        Returns:
+            The mean loss times the batch's weight, see `Portion`.
+        """
+        loss = self.compute_loss(batch, batch_idx)
+        self._note(loss.detach(), len(batch[1]))
+        return loss * self.portion(batch_idx).weight
 
     def _note(self, loss: Tensor, count: int) -> None:
-        self.train_loss.update(loss, count)
+        self.loss_sum.update(loss * count)
+        self.loss_count.update(count)
         step = torch.where(loss.isfinite(), _NEVER, self.global_step + 1)
         torch.minimum(self._lost_at, step, out=self._lost_at)
 
-    def _inputs(self, images: Tensor) -> Tensor:
-        inputs = self.normalise(images)
-        if self.config.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop a run whose loss is lost; note the time that compilation took.
 
         Args:
@@ -125,35 +167,41 @@ class ClassificationTask(LightningModule):
         del outputs, batch
         if batch_idx == 0 and not self._timer.compiled and self.config.compile:
             self._timer.set_apart()
-        on_cpu = self.device.type == "cpu"
-        if on_cpu or batch_idx % _STEPS_BETWEEN_CHECKS == 0:
-            self._check_loss()
+        is_cheap = self.device.type == "cpu" and self.trainer.world_size == 1
+        if is_cheap or batch_idx % _STEPS_BETWEEN_CHECKS == 0:
+            self.check_loss()
 
-    def _check_loss(self) -> None:
-        if self.diverged_step is None and (step := int(self._lost_at)) < _NEVER:
-            self.diverged_step = step
-            self.trainer.should_stop = True
+    def check_loss(self) -> bool:
+        """Stop the run if the loss was not finite in any step of any process.
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the right answers of a batch.
+        Returns:
+            Whether it was finite so far.
+        """
+        if self.diverged_step is None:
+            step = int(least(self._lost_at))
+            if step < _NEVER:
+                self.diverged_step = step
+                self.trainer.should_stop = True
+        return self.diverged_step is None
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Test the model on a batch.
 
         Args:
-            batch: byte images and labels.
+            batch: images and labels.
             batch_idx: of the batch.
         """
-        images, labels = batch
-        logits = self.model(self._inputs(images))
-        self.test_accuracy.update(logits, labels)
-        if self.test_top5 is not None:
-            self.test_top5.update(logits, labels)
+        self.test_batch(batch)
         if batch_idx == 0 and not self._timer.compiled and self.config.compile:
             self._timer.set_apart()
             self._timer.compiled = True
 
+    def on_train_start(self) -> None:
+        """Start the clock, which may be inside an epoch."""
+        self._timer.go_on()
+
     def on_train_epoch_start(self) -> None:
-        """Start the clock and the random numbers of the epoch."""
-        seed = derive_seed(self.config.seed, self.current_epoch, _FOR_THE_MODEL)
-        torch.manual_seed(seed)
+        """Start the clock of the epoch."""
         self._timer.start_epoch()
 
     def on_validation_start(self) -> None:
@@ -166,17 +214,17 @@ class ClassificationTask(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Note the epoch; Lightning has evaluated by now. A lost run ends here."""
-        self._check_loss()
-        top5 = self.test_top5
+        self.check_loss()
+        accuracy, top5 = self.scores()
         result = EpochResult(
-            accuracy=float(self.test_accuracy.compute()),
-            top5=None if top5 is None else float(top5.compute()),
-            loss=float(self.train_loss.compute()),
+            accuracy=accuracy,
+            top5=top5,
+            loss=float(self.loss_sum.compute() / self.loss_count.compute()),
             **self._timer.seconds(),
         )
-        for metric in (self.test_accuracy, self.train_loss, top5):
-            if metric is not None:
-                metric.reset()
+        self.reset_scores()
+        self.loss_sum.reset()
+        self.loss_count.reset()
         self.history.append(result)
         self._log(result)
 
@@ -189,12 +237,15 @@ class ClassificationTask(LightningModule):
         self.logger.log_metrics({**values, "lr": lr}, step=len(self.history))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the epochs so far.
+        """Keep the epochs so far, and what there is of the one that is trained.
 
         Args:
             checkpoint: to add to.
         """
         checkpoint["history"] = [asdict(epoch) for epoch in self.history]
+        checkpoint["loss"] = [_total(self.loss_sum), _total(self.loss_count)]
+        self._timer.stop()
+        checkpoint["spent"] = self._timer.seconds()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the epochs so far.
@@ -203,17 +254,24 @@ class ClassificationTask(LightningModule):
             checkpoint: that `on_save_checkpoint` added to.
         """
         self.history = [EpochResult(**epoch) for epoch in checkpoint["history"]]
+        if self.global_rank == 0:  # what is kept is of all processes together
+            for metric, total in zip(
+                (self.loss_sum, self.loss_count), checkpoint["loss"], strict=True
+            ):
+                metric.update(total.to(self.device))
+        self._timer.go_on(checkpoint["spent"])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Build the optimizer and the schedule, stepped once per batch.
+        """Build the optimizer and the schedule, stepped once per step.
 
         Returns:
             Both, as Lightning wants them.
         """
         make_optimizer = find_method(self.config.method).optimizer
         optimizer = make_optimizer(self.model, self.config)
-        steps = int(self.trainer.estimated_stepping_batches) // self.config.epochs
-        scheduler = make_schedule(optimizer, self.config, steps)
+        # The Trainer could count the steps, but would then forget to set the batches
+        # back to where a checkpoint was.
+        scheduler = make_schedule(optimizer, self.config, self.batches.num_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -225,44 +283,10 @@ class ClassificationTask(LightningModule):
         return time.perf_counter()
 
 
-class _Timer:
-    """Seconds of one epoch: training, evaluation and compilation apart."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self.compiled = False
-        self.start_epoch()
-
-    def start_epoch(self) -> None:
-        self._spent = {"seconds": 0.0, "eval_seconds": 0.0, "compile_seconds": 0.0}
-        self._part = "seconds"
-        self._since = self._now()
-
-    def _book(self, part: str) -> None:
-        now = self._now()
-        self._spent[part] += now - self._since
-        self._since = now
-
-    def set_apart(self) -> None:
-        """Book what has passed since the last mark as compilation."""
-        self._book("compile_seconds")
-
-    def switch(self) -> None:
-        """From training to evaluation."""
-        self._book("seconds")
-        self._part = "eval_seconds"
-
-    def stop(self) -> None:
-        self._book(self._part)
-
-    def seconds(self) -> dict[str, float]:
-        return dict(self._spent)
-
-
-def _accuracy(num_classes: int, top_k: int) -> MulticlassAccuracy:
-    return MulticlassAccuracy(
-        num_classes, average="micro", top_k=top_k, validate_args=False
-    )
+def _total(metric: SumMetric) -> Tensor:
+    """Over all processes, as sums of each stay what they are."""
+    with metric.sync_context():
+        return metric.sum_value.clone()
 
 
 def is_lost(history: list[EpochResult]) -> bool:

@@ -1,6 +1,7 @@
-"""A process that carries out the job which standard input describes.
+"""A process that carries out the job which a file or standard input describes.
 
     python -m trainact.lab.worker < job.json
+    torchrun --nproc-per-node 8 -m trainact.lab.worker job.json
 
 It ends with 0 when the job is recorded or another process is at it, with 2 and one line
 on standard error when the user can put something right, and leaves a checkpoint.
@@ -9,9 +10,11 @@ on standard error when the user can put something right, and leaves a checkpoint
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from trainact.lab.errors import LabError
 from trainact.lab.jobs import Job, carry_out
+from trainact.lab.ranks import joined
 
 EXIT_OK = 0
 EXIT_BAD_INPUT = 2
@@ -24,11 +27,19 @@ def main() -> int:
         The exit code.
     """
     try:
-        carry_out(Job.from_json(sys.stdin.read()), lambda _: None)
+        job = Job.from_json(_read())
+        with joined(job.place.device):
+            carry_out(job, lambda _: None)
     except LabError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_INPUT
     return EXIT_OK
+
+
+def _read() -> str:
+    if len(sys.argv) < 2:
+        return sys.stdin.read()
+    return Path(sys.argv[1]).read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 records.jsonl      finished runs, a line each
 epochs.jsonl       epochs, a line each, while runs go on
 checkpoints/       of runs that are not finished, one each
+weights/           of finished runs that other recipes begin with
 logs/              for TensorBoard
 """
 
@@ -44,6 +45,17 @@ class Workspace:
             A path; the file need not exist.
         """
         return self.folder / "checkpoints" / f"{key}.ckpt"
+
+    def weights(self, key: str) -> Path:
+        """Where the trained weights of a run are kept, if they are.
+
+        Args:
+            key: of the run.
+
+        Returns:
+            A path; the file need not exist.
+        """
+        return self.folder / "weights" / f"{key}.pt"
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Generator[bool]:

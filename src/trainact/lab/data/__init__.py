@@ -3,16 +3,80 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from trainact.lab.config import Setting
 from trainact.lab.data import smoke
 from trainact.lab.data.images import ImageData
+from trainact.lab.data.photographs import (
+    Photographs,
+    is_photographic,
+    load_photographs,
+)
 from trainact.lab.data.torchvision_sets import SETS
 from trainact.lab.errors import LabError, did_you_mean
 
-__all__ = ["FOLDER_PREFIX", "NAMES", "ImageData", "load_data"]
+if TYPE_CHECKING:
+    from trainact.lab.detection.data import DetectionData
 
+__all__ = [
+    "FOLDER_PREFIX",
+    "NAMES",
+    "AnyData",
+    "ImageData",
+    "is_in_memory",
+    "load_data",
+    "load_for",
+]
+
+AnyData: TypeAlias = "ImageData | Photographs | DetectionData"
+DEFAULT_SIZE = 224
 FOLDER_PREFIX = "imagefolder:"
 NAMES = ("digits", *SETS, f"{FOLDER_PREFIX}PATH")
+
+
+def load_for(
+    setting: Setting, data_dir: Path, corrupt: Literal["stop", "skip"] = "stop"
+) -> AnyData:
+    """Load the data of a run, or get ready to read it image by image.
+
+    Args:
+        setting: of the run.
+        data_dir: where torchvision's downloads go.
+        corrupt: what to do about a training photograph that cannot be decoded.
+
+    Returns:
+        Images in memory, photographs on a disk or in an object store, or images with
+        boxes: whatever the setting's task and augmentation are for.
+    """
+    spec, limit = setting.data, setting.limit
+    if setting.task == "detection":
+        from trainact.lab.detection.data import load_detection
+
+        return load_detection(spec, data_dir, setting.image_size, limit)
+    if is_in_memory(setting):
+        return load_data(spec, data_dir, setting.image_size, limit)
+    return load_photographs(
+        spec,
+        data_dir,
+        setting.image_size or DEFAULT_SIZE,
+        setting.augment,
+        setting.eval_crop,
+        limit,
+        corrupt,
+    )
+
+
+def is_in_memory(setting: Setting) -> bool:
+    """Whether a setting's images are held in memory, all of one size.
+
+    Args:
+        setting: of a run.
+
+    Returns:
+        False for photographs, which are read one by one, and for detection.
+    """
+    return setting.task == "classification" and not is_photographic(setting.augment)
 
 
 def load_data(

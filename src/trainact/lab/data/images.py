@@ -46,6 +46,16 @@ class ImageData:
         return len(self.classes)
 
     @property
+    def num_train(self) -> int:
+        """Number of training images."""
+        return len(self.train_labels)
+
+    @property
+    def num_test(self) -> int:
+        """Number of test images."""
+        return len(self.test_labels)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""
         channels, height, width = self.train_images.shape[1:]

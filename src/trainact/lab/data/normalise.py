@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainact.lab.data.images import ImageData
+from trainact.lab.data import AnyData
 from trainact.lab.errors import LabError
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -22,10 +22,11 @@ STATISTICS: dict[str, Statistics | None] = {
         (0.50707515, 0.48654887, 0.44091784),
         (0.26733429, 0.25643846, 0.27615047),
     ),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
 
-def find_statistics(name: str, data: ImageData) -> tuple[Tensor, Tensor]:
+def find_statistics(name: str, data: AnyData) -> tuple[Tensor, Tensor]:
     """Look statistics up.
 
     Args:

@@ -7,10 +7,12 @@ from typing import Literal
 import torch
 
 from trainact.lab.config import RunConfig
-from trainact.lab.data.batches import Batches, PlainBatches
+from trainact.lab.data.batches import WHOLE, Batches, PlainBatches, Share
 from trainact.lab.data.images import ImageData
+from trainact.lab.data.photographs import Photographs
 from trainact.lab.data.resident import CHUNK_BYTES, ResidentBatches
-from trainact.lab.data.workers import WorkersBatches
+from trainact.lab.data.workers import TestBatches, WorkersBatches
+from trainact.lab.errors import LabError
 from trainact.lab.experiment_options import Pipeline
 
 PipelineName = Literal["resident", "workers"]
@@ -23,19 +25,26 @@ SHARE = 0.5
 
 
 def choose_pipeline(
-    name: Pipeline, data: ImageData, device: torch.device
+    name: Pipeline, data: ImageData | Photographs, device: torch.device
 ) -> PipelineName:
     """Choose where images are augmented.
 
     Args:
         name: ``auto`` takes ``resident`` where the images fit comfortably, which they
             do in a device that shares the memory they are in.
-        data: the images.
+        data: the images; photographs are read by workers.
         device: where the model is.
 
     Returns:
         ``resident`` or ``workers``.
     """
+    if isinstance(data, Photographs):
+        if name == "resident":
+            raise LabError(
+                "--pipeline resident is for images of one size in memory and these are "
+                "photographs, read one by one: leave it out"
+            )
+        return "workers"
     if name != "auto":
         return name
     if device.type != "cuda":
@@ -47,7 +56,12 @@ def choose_pipeline(
 
 
 def make_batches(
-    config: RunConfig, data: ImageData, device: torch.device, pipeline: PipelineName
+    config: RunConfig,
+    data: ImageData | Photographs,
+    device: torch.device,
+    pipeline: PipelineName,
+    share: Share = WHOLE,
+    num_workers: int | None = None,
 ) -> Batches:
     """Make the training batches of a run.
 
@@ -56,28 +70,39 @@ def make_batches(
         data: the images.
         device: where the model is.
         pipeline: what `choose_pipeline` returned.
+        share: of this process.
+        num_workers: processes that prepare images, see `WorkersBatches`.
 
     Returns:
         To be iterated once per epoch: bytes [B, C, H, W] and labels, on the device when
         resident and in host memory otherwise.
     """
-    if pipeline == "resident":
-        return ResidentBatches(config, data, device)
-    return WorkersBatches(config, data, device)
+    if pipeline == "resident" and isinstance(data, ImageData):
+        return ResidentBatches(config, data, device, share)
+    return WorkersBatches(config, data, device, share, num_workers)
 
 
 def test_batches(
-    data: ImageData, device: torch.device, batch_size: int
-) -> PlainBatches:
-    """Make batches of all test images.
+    data: ImageData | Photographs,
+    device: torch.device,
+    batch_size: int,
+    share: Share = WHOLE,
+    num_workers: int | None = None,
+) -> PlainBatches | TestBatches:
+    """Make batches of all test images, or of a process's share of them.
 
     Args:
         data: the images.
-        device: to which they are copied once.
+        device: to which those in memory are copied once.
         batch_size: images per batch.
+        share: of this process: every so many images, none twice.
+        num_workers: processes that read photographs.
 
     Returns:
         To be iterated as often as needed.
     """
-    images, labels = data.test_images.to(device), data.test_labels.to(device)
-    return PlainBatches(images, labels, batch_size)
+    if isinstance(data, Photographs):
+        return TestBatches(data, device, batch_size, share, num_workers)
+    own = slice(share.rank, None, share.num_ranks)
+    images, labels = data.test_images[own], data.test_labels[own]
+    return PlainBatches(images.to(device), labels.to(device), batch_size)

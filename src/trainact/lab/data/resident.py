@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from trainact.lab.config import RunConfig
 from trainact.lab.data.augment import find_augmentation
-from trainact.lab.data.batches import Batch, Batches
+from trainact.lab.data.batches import WHOLE, Batch, Batches, Share
 from trainact.lab.data.images import ImageData
 
 # As many bytes are augmented at a time as 4,096 images of CIFAR have.
@@ -22,6 +23,7 @@ class ResidentBatches(Batches):
         config: of the run.
         data: whose training images are copied to the device once.
         device: where.
+        share: of this process.
         chunk_bytes: images to augment together, at least one batch; decides about speed
             and memory, not about what comes out.
     """
@@ -31,25 +33,33 @@ class ResidentBatches(Batches):
         config: RunConfig,
         data: ImageData,
         device: torch.device,
+        share: Share = WHOLE,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        super().__init__(config.seed, config, len(data.train_labels))
+        super().__init__(config.seed, config, data.num_train, share)
         self.images = data.train_images.to(device)
         self.labels = data.train_labels.to(device)
         self.augmentation = find_augmentation(config.augment)
         batch_bytes = self.batch_size * self.images[0].numel()
-        self.chunk = self.batch_size * max(1, chunk_bytes // batch_bytes)
+        self.chunk = share.pieces * max(1, chunk_bytes // batch_bytes)
 
     def __iter__(self) -> Iterator[Batch]:
+        start = self.take_start()
+        yield from self.counted(self._batches(start), start)
+
+    def _batches(self, start: int) -> Iterator[Batch]:
         order_N, generator = self.draw_order()
         draws_NK = self.augmentation.draw(len(order_N), generator)
-        chunks = zip(order_N.split(self.chunk), draws_NK.split(self.chunk), strict=True)
-        for chosen, draws in chunks:
-            here = chosen.to(self.images.device)
-            images = self.augmentation.apply(self.images[here], draws)
-            labels = self.labels[here]
-            yield from zip(
-                images.split(self.batch_size),
-                labels.split(self.batch_size),
-                strict=True,
-            )
+        for first in range(start, len(self), self.chunk):
+            last = min(len(self), first + self.chunk)
+            chunk = [self.positions(index) for index in range(first, last)]
+            yield from self._together(chunk, order_N, draws_NK)
+
+    def _together(
+        self, chunk: list[Tensor], order_N: Tensor, draws_NK: Tensor
+    ) -> Iterator[Batch]:
+        positions = torch.cat(chunk)
+        sizes = [len(part) for part in chunk]
+        here = order_N[positions].to(self.images.device)
+        images = self.augmentation.apply(self.images[here], draws_NK[positions])
+        yield from zip(images.split(sizes), self.labels[here].split(sizes), strict=True)

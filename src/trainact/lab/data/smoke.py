@@ -12,20 +12,30 @@ from trainact.lab.data.images import SPLIT_SEED, ImageData
 from trainact.lab.errors import LabError
 
 PREFIX = "smoke:"
+PHOTOGRAPHS_PREFIX = "smoke-photographs:"
+SMOKE_BOXES = "smoke-voc"
+_NUM_CLASSES = {
+    "cifar100": 100,
+    "flowers102": 102,
+    "stanford-cars": 196,
+    "imagenet": 1000,
+}
 NUM_IMAGES = 4  # for training, and as many for testing
 _SHAPE = (3, 32, 32)
 
 
-def smoke_data(data: str) -> str:
+def smoke_data(data: str, *, is_in_memory: bool = True) -> str:
     """Name the images that stand for a data set.
 
     Args:
         data: as on the command line.
+        is_in_memory: whether they are of one size, and not photographs.
 
     Returns:
-        ``smoke:100`` for cifar100, else ``smoke:10``.
+        Such as ``smoke:100`` for cifar100.
     """
-    return f"{PREFIX}{100 if data == 'cifar100' else 10}"
+    prefix = PREFIX if is_in_memory else PHOTOGRAPHS_PREFIX
+    return f"{prefix}{_NUM_CLASSES.get(data, 10)}"
 
 
 def load(spec: str) -> ImageData:

@@ -1,4 +1,4 @@
-"""Training images augmented one by one in worker processes, by torchvision."""
+"""Training images read and augmented one by one in worker processes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainact.lab.config import RunConfig
 from trainact.lab.data.augment import find_augmentation
-from trainact.lab.data.batches import Batch, Batches
+from trainact.lab.data.batches import WHOLE, Batch, Batches, Share
 from trainact.lab.data.images import ImageData
+from trainact.lab.data.photographs import Photographs, one_line
 
+# Of an epoch's images in memory few are decoded: more processes would wait.
 MAX_WORKERS = 4
+MAX_READERS = 16
 # An image and the seed of all that is drawn for it in this epoch.
 Key = tuple[int, int]
 
@@ -26,22 +29,24 @@ class WorkersBatches(Batches):
         config: of the run.
         data: whose training images are used.
         device: for which batches are made; a GPU reads them from pinned memory.
-        num_workers: processes; by default one for each core, at most four.
+        share: of this process.
+        num_workers: processes; by default one for each core that is there for this
+            process, at most 4, or 16 that read photographs.
     """
 
     def __init__(
         self,
         config: RunConfig,
-        data: ImageData,
+        data: ImageData | Photographs,
         device: torch.device,
+        share: Share = WHOLE,
         num_workers: int | None = None,
     ) -> None:
-        super().__init__(config.seed, config, len(data.train_labels))
-        _, height, width = data.image_shape
-        transform = find_augmentation(config.augment).transform(height, width)
-        self._samples = _Samples(data, transform)
-        self._keys: list[Key] = []
-        self._num_workers = num_workers or min(MAX_WORKERS, _num_cores())
+        super().__init__(config.seed, config, data.num_train, share)
+        self._data = data
+        self._samples = _samples(data, config)
+        self._keys = _Keys()
+        self._num_workers = num_workers or default_workers(data)
         self._pin_memory = device.type == "cuda"
         # Lightning sets a loader's attribute of this name to None when a fit ends. That
         # must be what ends the processes: the garbage collector, which takes the queues
@@ -49,29 +54,100 @@ class WorkersBatches(Batches):
         self._iterator: DataLoader[Batch] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
+        start = self.take_start()
         order_N, generator = self.draw_order()
         seeds_N = torch.randint(2**32, order_N.shape, generator=generator)
         # The workers keep the data set of the first epoch, so what changes goes with
         # the index.
-        self._keys[:] = zip(order_N.tolist(), seeds_N.tolist(), strict=True)
+        places = [self.positions(index) for index in range(start, len(self))]
+        self._keys.epoch = [(order_N[where], seeds_N[where]) for where in places]
         if self._iterator is None:
             self._iterator = self._make_loader()
-        for batch in self._iterator:
+        with one_line():
+            yield from self.counted(self._as_tuples(self._iterator), start)
+
+    def shuffle(self, generator: torch.Generator) -> Tensor:
+        """Draw an order that the source of the images is quick at.
+
+        Args:
+            generator: of the epoch.
+
+        Returns:
+            Indices [N].
+        """
+        if isinstance(self._data, Photographs):
+            return self._data.train.order(generator)
+        return super().shuffle(generator)
+
+    def _as_tuples(self, loader: DataLoader[Batch]) -> Iterator[Batch]:
+        for batch in loader:
             images_BCHW, labels_B = batch  # the loader makes lists
             yield images_BCHW, labels_B
 
     def _make_loader(self) -> DataLoader[Batch]:
         return DataLoader(
             self._samples,  # pyright: ignore[reportArgumentType]
-            self.batch_size,
-            sampler=self._keys,  # pyright: ignore[reportArgumentType]
-            drop_last=self.drop_last,
+            batch_sampler=self._keys,  # pyright: ignore[reportArgumentType]
             num_workers=self._num_workers,
             persistent_workers=True,
             pin_memory=self._pin_memory,
             # The loader draws a seed that nobody uses: not from the model's generator.
             generator=torch.Generator(),
         )
+
+
+class _Keys:
+    """The keys of an epoch's micro-batches, as lists one after the other."""
+
+    def __init__(self) -> None:
+        self.epoch: list[tuple[Tensor, Tensor]] = []  # images and seeds
+
+    def __len__(self) -> int:
+        return len(self.epoch)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for images, seeds in self.epoch:
+            yield list(zip(images.tolist(), seeds.tolist(), strict=True))
+
+
+class TestBatches:
+    """Photographs to test on, every epoch alike, read by processes of their own.
+
+    Args:
+        data: whose test images are used.
+        device: for which batches are made.
+        batch_size: images per batch; the last one may be smaller.
+        share: of this process: every so many images, none twice.
+        num_workers: processes.
+    """
+
+    __test__ = False  # for pytest, which takes it for a test
+
+    def __init__(
+        self,
+        data: Photographs,
+        device: torch.device,
+        batch_size: int,
+        share: Share = WHOLE,
+        num_workers: int | None = None,
+    ) -> None:
+        self._loader: DataLoader[Batch] = DataLoader(
+            data.test_samples(),
+            batch_size,
+            sampler=range(share.rank, data.num_test, share.num_ranks),
+            num_workers=num_workers or default_workers(data),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        with one_line():
+            for batch in self._loader:
+                images_BCHW, labels_B = batch  # the loader makes lists
+                yield images_BCHW, labels_B
+
+    def __len__(self) -> int:
+        return len(self._loader)
 
 
 class _Samples(Dataset[tuple[Tensor, Tensor]]):
@@ -85,6 +161,29 @@ class _Samples(Dataset[tuple[Tensor, Tensor]]):
         # torchvision draws from this generator, which is the worker process's own.
         torch.default_generator.manual_seed(seed)
         return self.transform(self.images[index]), self.labels[index]
+
+
+def _samples(data: ImageData | Photographs, config: RunConfig) -> Dataset[object]:
+    if isinstance(data, Photographs):
+        return data.train_samples()
+    _, height, width = data.image_shape
+    transform = find_augmentation(config.augment).transform(height, width)
+    return _Samples(data, transform)
+
+
+def default_workers(data: ImageData | Photographs) -> int:
+    """Choose how many processes prepare images for one that trains.
+
+    Args:
+        data: what they prepare.
+
+    Returns:
+        One for each core that this process may use and shares with no other of the run,
+        at most 4, or 16 for photographs.
+    """
+    most = MAX_READERS if isinstance(data, Photographs) else MAX_WORKERS
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(most, _num_cores() // local))
 
 
 def _num_cores() -> int:

@@ -22,12 +22,14 @@ class MethodSettings:
         example_input: one normalised image [1, C, H, W], to find it with.
         images: returns k training images [k, C, H, W] as the model sees them, not
             augmented, always the same; fewer where there are fewer.
+        sync: whether several processes train together and share their statistics.
     """
 
     lam: float | None
     layer: str | None
     example_input: Tensor
     images: Callable[[int], Tensor]
+    sync: bool = False
 
 
 @dataclass(frozen=True)

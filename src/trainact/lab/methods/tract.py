@@ -22,8 +22,10 @@ def convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
     """
     lam = DEFAULT_LAM if settings.lam is None else settings.lam
     if settings.layer is not None:
-        return trainact.apply(model, lam=lam, layer=settings.layer)
-    return trainact.apply(model, lam=lam, example_input=settings.example_input)
+        return trainact.apply(model, lam=lam, layer=settings.layer, sync=settings.sync)
+    return trainact.apply(
+        model, lam=lam, example_input=settings.example_input, sync=settings.sync
+    )
 
 
 TRACT = Method(

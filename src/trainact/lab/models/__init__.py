@@ -1,8 +1,8 @@
 """Models by name: three small built-in ones, all of torchvision and timm, the paper's.
 
-A bare name is looked up among the built-in models, then torchvision, timm and the
-paper's CIFAR networks; ``torchvision:NAME``, ``timm:NAME`` and ``cifar:NAME`` choose
-the source.
+A bare name is looked up among the built-in models, then torchvision, timm, the
+paper's CIFAR networks and DeiT III; ``torchvision:NAME``, ``timm:NAME``,
+``cifar:NAME`` and ``deit3:NAME`` choose the source.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from torch import nn
 
 from trainact.lab.errors import LabError, did_you_mean
-from trainact.lab.models import cifar, mlp, small_cnn, small_vit, zoo
+from trainact.lab.models import cifar, deit3, mlp, small_cnn, small_vit, zoo
 
 __all__ = ["BUILT_IN", "SOURCES", "build_model", "resolve_model"]
 
@@ -26,6 +26,7 @@ SOURCES = {
     "torchvision": (zoo.torchvision_names, zoo.build_torchvision),
     "timm": (zoo.timm_names, zoo.build_timm),
     "cifar": (cifar.names, cifar.build),
+    "deit3": (deit3.names, deit3.build),
 }
 
 
@@ -47,7 +48,7 @@ def resolve_model(name: str) -> str:
     if source and source not in SOURCES:
         raise LabError(
             f"model {name!r}: {source!r} is not a source of models; write "
-            f"torchvision:{bare}, timm:{bare} or cifar:{bare}"
+            f"torchvision:{bare}, timm:{bare}, cifar:{bare} or deit3:{bare}"
         )
     known = set(BUILT_IN)
     for candidate in [source] if source else list(SOURCES):
@@ -57,12 +58,16 @@ def resolve_model(name: str) -> str:
         known.update(names)
     raise LabError(
         f"model {name!r} is not known{did_you_mean(bare, known)}: give "
-        f"{', '.join(BUILT_IN)}, cifar:NAME, or a name from torchvision or timm"
+        f"{', '.join(BUILT_IN)}, cifar:NAME, deit3:NAME, or a name from "
+        "torchvision or timm"
     )
 
 
 def build_model(
-    name: str, image_shape: tuple[int, int, int], num_classes: int
+    name: str,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    drop_path: float = 0.0,
 ) -> nn.Module:
     """Build a model with random weights from torch's global generator.
 
@@ -70,11 +75,22 @@ def build_model(
         name: as `resolve_model` returns it.
         image_shape: channels, height and width of the data.
         num_classes: number of classes of the data.
+        drop_path: rate of stochastic depth, the same in all blocks.
 
     Returns:
         The model.
+
+    Raises:
+        LabError: if it has no stochastic depth of such a kind and is to have it.
     """
+    source, _, bare = name.partition(":")
+    if source == "deit3":
+        return deit3.build(bare, image_shape, num_classes, drop_path)
+    if drop_path:
+        raise LabError(
+            f"model {name}: stochastic depth of the same rate {drop_path:g} in all "
+            "blocks is for deit3:NAME alone; leave it out or give such a model"
+        )
     if name in BUILT_IN:
         return BUILT_IN[name](image_shape, num_classes)
-    source, _, bare = name.partition(":")
     return SOURCES[source][1](bare, image_shape, num_classes)

@@ -1,4 +1,4 @@
-"""The paper's CIFAR experiments by name; a new one is one file and one entry here."""
+"""The paper's experiments by name; a new one is one file and one entry here."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from trainact.lab.recipes.fig7 import fig7
 from trainact.lab.recipes.fig8 import fig8
 from trainact.lab.recipes.fig9 import fig9
 from trainact.lab.recipes.fig10 import fig10
+from trainact.lab.recipes.imagenet import LENGTHS as IMAGENET_LENGTHS
+from trainact.lab.recipes.imagenet import fig5, fig11, fig12
 from trainact.lab.recipes.paper_table import PAPER_TABLE
 from trainact.lab.recipes.table1 import table1
+from trainact.lab.recipes.table3 import PRETRAININGS, table3
+from trainact.lab.recipes.table4 import TRANSFERS, table4
+from trainact.lab.recipes.table5 import table5
 from trainact.lab.recipes.table7 import table7
 
 __all__ = ["RECIPES", "find_recipes", "header"]
@@ -27,12 +32,18 @@ _OPTIMIZERS = ("sgd", "adam")
 _FAMILIES: dict[str, tuple[Callable[..., Recipe], tuple[Iterable[object], ...]]] = {
     "fig3": (fig3, (_OPTIMIZERS, LENGTHS)),
     "fig4": (fig4, (LENGTHS,)),
+    "fig5": (fig5, (IMAGENET_LENGTHS,)),
     "fig6": (fig6, ()),
     "fig7": (fig7, (LENGTHS,)),
     "fig8": (fig8, (("0-1", "0-255"),)),
     "fig9": (fig9, (LENGTHS,)),
     "fig10": (fig10, (_OPTIMIZERS, LENGTHS)),
+    "fig11": (fig11, (IMAGENET_LENGTHS,)),
+    "fig12": (fig12, (IMAGENET_LENGTHS,)),
     "table1": (table1, (PAPER_TABLE,)),
+    "table3": (table3, (PRETRAININGS, ("pretrain", "finetune"))),
+    "table4": (table4, (TRANSFERS,)),
+    "table5": (table5, ()),
     "table7": (table7, (PAPER_TABLE,)),
 }
 
@@ -65,7 +76,7 @@ def find_recipes(names: Sequence[str]) -> list[Recipe]:
 
     Args:
         names: of recipes, or what names begin with up to a hyphen, such as ``fig3`` or
-            ``fig3-sgd``.
+            ``fig3-sgd``; what is the name of one recipe stands for it alone.
 
     Returns:
         The recipes, none twice.
@@ -75,6 +86,8 @@ def find_recipes(names: Sequence[str]) -> list[Recipe]:
 
 
 def _beginning(name: str) -> list[Recipe]:
+    if name in RECIPES:
+        return [RECIPES[name]]
     recipes = [r for r in RECIPES.values() if f"{r.name}-".startswith(f"{name}-")]
     if not recipes:
         known = [*_FAMILIES, *RECIPES]

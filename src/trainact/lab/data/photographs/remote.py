@@ -1,0 +1,186 @@
+"""Shards in an object store or on a web server: fetched whole, once, into a cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from trainact.lab.errors import LabError, describe_os_error, first_line
+from trainact.lab.line_file import fcntl
+
+# An index may come from anywhere, so that webdataset's ``pipe:`` is not among these.
+SCHEMES = ("http", "https", "s3", "gs")
+_BLOCK = 1 << 20
+_ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is not on this machine's file systems.
+
+    Args:
+        location: a path or URL.
+
+    Returns:
+        True for a URL other than ``file:``.
+
+    Raises:
+        LabError: if such a URL cannot be read.
+    """
+    found = _ANY_SCHEME.match(location)
+    scheme = found.group()[:-1].lower() if found else "file"
+    if scheme == "file" or Path(location).exists():
+        return False
+    if scheme not in SCHEMES:
+        raise LabError(
+            f"{location}: there is no such folder, and of URLs {', '.join(SCHEMES)} "
+            "and file can be read"
+        )
+    return True
+
+
+def local_path(location: str) -> Path:
+    """Make a path of a location that is not remote.
+
+    Args:
+        location: a path or a ``file:`` URL.
+
+    Returns:
+        The path.
+    """
+    if location.startswith("file:"):
+        return Path(url2pathname(urlparse(location).path))
+    return Path(location).expanduser()
+
+
+def join(location: str, name: str) -> str:
+    """Say where something beside an index is.
+
+    Args:
+        location: of the folder, a path or URL.
+        name: of a file, or a whole URL.
+
+    Returns:
+        A path or URL.
+    """
+    if _ANY_SCHEME.match(name):
+        return name
+    if is_remote(location):
+        return f"{location.rstrip('/')}/{name}"
+    return os.fspath(local_path(location) / name)
+
+
+def blocks(url: str) -> Iterator[bytes]:
+    """Read a remote file.
+
+    Args:
+        url: of it.
+
+    Yields:
+        What is in it.
+
+    Raises:
+        LabError: if it cannot be read to its end.
+    """
+    try:
+        stream = _open(url)
+        while block := stream.read(_BLOCK):
+            yield block
+        stream.close()  # tells whether what came was all
+    except (OSError, ValueError) as error:
+        raise LabError(
+            f"cannot fetch {url} ({_reason(error)}): check the address, the network "
+            "and your access to it"
+        ) from error
+
+
+def fetch(url: str, path: Path, num_bytes: int | None = None) -> None:
+    """Fetch a file into a cache, once however many processes ask for it at once.
+
+    Args:
+        url: of it.
+        path: of the copy, which exists only when it is whole.
+        num_bytes: length that it must have, where that is known.
+
+    Raises:
+        LabError: if it cannot be fetched or kept, or is of another length.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as file, locked(file):
+            # Whoever had the lock before may have finished: the file that is open here
+            # is then the copy itself, so that nothing may be done to it.
+            if path.exists():
+                part.unlink(missing_ok=True)
+                return
+            file.seek(0)
+            file.truncate()
+            for block in blocks(url):
+                file.write(block)
+            if num_bytes not in (None, file.tell()):
+                raise LabError(
+                    f"{url} has {file.tell()} bytes and {num_bytes} by its index: "
+                    "write the index again"
+                )
+            file.flush()
+            part.replace(path)
+    except OSError as error:
+        raise LabError(
+            f"cannot keep {url} at {path} ({describe_os_error(error)}): make room or "
+            "give another --data-dir"
+        ) from error
+
+
+def cached_name(url: str) -> str:
+    """Name the copy of a URL in the cache.
+
+    Args:
+        url: of a file.
+
+    Returns:
+        A file name that no other URL has.
+    """
+    digest = hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
+    return f"{digest}-{url.rpartition('/')[2]}"
+
+
+@contextlib.contextmanager
+def locked(file: IO[bytes]) -> Generator[None]:
+    """Let one process on this machine do something at a time.
+
+    Args:
+        file: an open one that all of them use for this.
+
+    Yields:
+        Nothing.
+    """
+    if fcntl is not None:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if fcntl is not None:
+            fcntl.flock(file.fileno(), fcntl.LOCK_UN)
+
+
+def _open(url: str) -> Any:
+    from webdataset.gopen import Pipe, gopen, gopen_schemes
+
+    if url.startswith("s3:") and "s3" not in gopen_schemes:
+        if shutil.which("aws") is None:
+            raise FileNotFoundError("aws is not installed")
+        return Pipe(["aws", "s3", "cp", "--only-show-errors", url, "-"], mode="rb")
+    return gopen(url, "rb")
+
+
+def _reason(error: Exception) -> str:
+    ended = re.search(r"exit -?\d+", str(error))
+    return ended.group() if ended else first_line(error)
