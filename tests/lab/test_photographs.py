@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import random
 from pathlib import Path
@@ -89,6 +90,17 @@ def test_transparent_palettes_are_read_without_a_warning() -> None:
     image.info["transparency"] = bytes(range(256))
     decoded = decode(encode(image, "PNG"), lambda: "it")
     assert decoded.tobytes() == image.convert("RGBA").convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0II*\0\x08\0\0\0\x05\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x03\x01\x1a"]
+)
+def test_odd_metadata_is_nobodys_concern(exif: bytes) -> None:
+    """As some photographs of ImageNet have it; Pillow warns of it."""
+    data = encode(draw(1), exif=exif)
+    with pytest.warns(UserWarning, match="EXIF|Truncated"):
+        Image.open(io.BytesIO(data)).load()
+    assert decode(data, lambda: "it").size == draw(1).size
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.float32])

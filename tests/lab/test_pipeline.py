@@ -221,7 +221,7 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_saw(
     data: ImageData, tmp_path: Path, name: PipelineName, hook: str
 ) -> None:
     path = tmp_path / "saved.ckpt"
-    tests = pipeline.test_batches(data, CPU, 8)
+    tests = pipeline.make_test_batches(data, CPU, 8)
     whole = fit(make_batches(HEAVY, data, CPU, name), tests, Save(path, hook))
     assert whole.num_tested == 3 * NUM_TEST
     assert sorted(whole.seen) == [0, 1, 2]
@@ -242,7 +242,7 @@ def test_the_processes_end_with_every_fit(data: ImageData) -> None:
     first = list(batches)
     assert set(multiprocessing.active_children()) > before
     for _ in range(2):
-        recorder = fit(batches, pipeline.test_batches(data, CPU, 8))
+        recorder = fit(batches, pipeline.make_test_batches(data, CPU, 8))
         assert set(multiprocessing.active_children()) <= before
         assert same(recorder.seen[0], first)
 
@@ -267,7 +267,7 @@ def test_pipelines_are_chosen_by_the_memory_that_is_free(
 
 
 def test_test_batches_are_all_images_in_order(data: ImageData) -> None:
-    batches = pipeline.test_batches(data, CPU, 8)
+    batches = pipeline.make_test_batches(data, CPU, 8)
     assert [len(labels) for _, labels in batches] == [8, 8, 4]
     assert len(batches) == 3
     for _ in range(2):

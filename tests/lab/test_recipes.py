@@ -100,8 +100,6 @@ def test_settings_are_shared_only_where_the_paper_means_the_same_runs() -> None:
         wanted.append({f"fig3-adam-{length}", f"fig9-{length}"})
         wanted.append({f"fig4-{length}", f"fig7-{length}"})
     wanted[3].add("fig6")
-    # The same training, of other weights and with another λ.
-    wanted.append({"table3-vit-s-400-finetune", "table3-vit-s-800-finetune"})
     assert sorted(map(sorted, several)) == sorted(map(sorted, wanted))
 
 
@@ -157,7 +155,7 @@ def test_fields_of_cifar(recipe: Recipe) -> None:
     assert given.precision == "32"
     assert (given.batch_size, given.layer) == (128, None)
     assert recipe.seeds == (0, 1, 2, 3, 4)
-    assert (recipe.initial, recipe.keep_weights) == (None, False)
+    assert (recipe.setting.begins_with, recipe.keep_weights) == (None, False)
     assert not NEW & given.identity().keys()
 
 
@@ -393,7 +391,9 @@ def test_only_the_tables_have_numbers() -> None:
         if family(recipe) == "fig5":
             assert has == [True, False, True, False]
         else:
-            is_pretraining = family(recipe) == "table3" and recipe.initial is None
+            is_pretraining = (
+                family(recipe) == "table3" and recipe.setting.begins_with is None
+            )
             in_table = family(recipe).startswith("table") and not is_pretraining
             assert set(has) == {in_table}
 
@@ -530,7 +530,7 @@ def test_numbers_without_a_std_and_weights_to_begin_with(
     assert "vanilla      paper: 98.94 %\n" in out
     assert "Begins with" not in show(capsys, "table3-vit-s-400")
     (one,) = json.loads(show(capsys, "table4-cifar10", True))["recipes"]
-    assert one["initial"] == "table3-vit-s-800-finetune"
+    assert one["setting"]["begins_with"] == "table3-vit-s-800-finetune"
 
 
 def test_a_time_is_shown_with_its_hardware(

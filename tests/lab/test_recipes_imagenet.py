@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +157,10 @@ def changed(one: str, other: str) -> dict[str, Any]:
 def test_a_variant_differs_in_the_experiment_alone(
     parent: str, variant: str, difference: dict[str, Any]
 ) -> None:
-    assert changed(parent, variant) == difference
+    found = changed(parent, variant)
+    begins_with = found.pop("begins_with", None)
+    assert begins_with in (None, variant.removesuffix("-finetune"))
+    assert found == difference
     one, other = RECIPES[parent], RECIPES[variant]
     assert (one.unverified, one.deviations) == (other.unverified, other.deviations)
 
@@ -164,9 +169,14 @@ def test_a_transfer_differs_from_the_fine_tuning_in_what_the_paper_leaves_open()
     None
 ):
     parent, transfer = "table3-vit-s-800-finetune", "table4-cifar10"
-    wanted = {"data": "cifar10", "epochs": 200, **TRANSFERRED}
+    wanted = {
+        "data": "cifar10",
+        "epochs": 200,
+        "begins_with": parent,
+        **TRANSFERRED,
+    }
     assert changed(parent, transfer) == wanted
-    assert {RECIPES[name].initial for name in TRANSFERS} == {parent}
+    assert {RECIPES[name].setting.begins_with for name in TRANSFERS} == {parent}
 
 
 # Weights that recipes begin with.
@@ -174,15 +184,15 @@ def test_a_transfer_differs_from_the_fine_tuning_in_what_the_paper_leaves_open()
 
 def test_weights_are_kept_for_recipes_that_begin_with_them() -> None:
     for recipe in list(RECIPES.values()):
-        if recipe.initial is not None:
-            parent = RECIPES[recipe.initial]
+        if recipe.setting.begins_with is not None:
+            parent = RECIPES[recipe.setting.begins_with]
             assert {arm.name for arm in recipe.arms} <= {a.name for a in parent.arms}
             assert set(recipe.seeds) <= set(parent.seeds)
             assert recipe.setting.model == parent.setting.model
             assert list(RECIPES.values()).index(parent) < list(RECIPES.values()).index(
                 recipe
             )
-    begun = {recipe.initial for recipe in list(RECIPES.values())} - {None}
+    begun = {recipe.setting.begins_with for recipe in list(RECIPES.values())} - {None}
     assert begun == {
         recipe.name for recipe in list(RECIPES.values()) if recipe.keep_weights
     }
@@ -237,3 +247,16 @@ def test_the_numbers_are_those_that_the_paper_prints() -> None:
     columns = [numbers_of(name) for name in TRANSFERS]
     assert printed("ViT-S (?=9)") == [vanilla[0] for vanilla, _ in columns]
     assert printed(r"ViT-S \+ TrAct (?=9)") == [tract[0] for _, tract in columns]
+
+
+def test_recipes_are_listed_without_heavy_imports() -> None:
+    heavy = ("timm", "torchvision", "lightning", "torchmetrics", "webdataset")
+    code = (
+        "import sys\n"
+        "import trainact.lab.recipes\n"
+        f"sys.exit(', '.join(sys.modules.keys() & set({heavy})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip() == ""

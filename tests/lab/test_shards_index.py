@@ -1,93 +1,45 @@
-"""The index of shards made elsewhere, and shards that have to be fetched."""
+"""The index of shards made elsewhere."""
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
-import multiprocessing
-import shutil
-import stat
 import tarfile
-import threading
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from webdataset.writer import TarWriter
 
-from tests.lab.photographic import draw, encode, load
-from trainact import cli
-from trainact.lab.data.photographs import remote
-from trainact.lab.data.photographs.remote import fetch, is_remote, join, local_path
-from trainact.lab.errors import LabError
-
-Sample = dict[str, Any]
-needs_curl = pytest.mark.skipif(
-    shutil.which("curl") is None, reason="webdataset fetches from a server with curl"
+from tests.lab.foreign_shards import (
+    Sample,
+    check_pets,
+    index_shards,
+    sample,
+    write_pets,
+    write_shard,
 )
-
-
-def sample(number: int, label: int | str, **more: Any) -> Sample:
-    """A sample as others write them: a key with a folder, files beside the image."""
-    return {
-        "__key__": f"some.folder/{number:04}",
-        "jpg": encode(draw(number)),
-        "cls": str(label),
-        "json": {"number": number},
-        **more,
-    }
-
-
-def write(path: Path, samples: Sequence[Sample], **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file, TarWriter(file, **options) as writer:
-        for each in samples:
-            writer.write(each)
-    return path
+from tests.lab.photographic import draw, encode, load
+from trainact.lab.errors import LabError
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    root = tmp_path / "elsewhere"
-    write(root / "pets-train-0000.tar", [sample(0, 2), sample(1, 0)])
-    write(root / "pets-train-0001.tar", [])
-    write(root / "pets-train-0002.tar", [sample(3, 1), sample(4, 2), sample(5, 0)])
-    write(root / "pets-validation-00.tar", [sample(6, 1), sample(7, 0)])
-    return root
-
-
-def index(*arguments: str | Path) -> int:
-    return cli.main(["shards", "index", *map(str, arguments)])
-
-
-def check(spec: str, data_dir: Path = Path("unused")) -> None:
-    data = load(spec, data_dir=data_dir)
-    assert data.train.labels.tolist() == [2, 0, 1, 2, 0]
-    assert data.test.labels.tolist() == [1, 0]
-    for place, number in enumerate((0, 1, 3, 4, 5)):
-        assert data.train.encoded(place) == encode(draw(number))
-    assert data.test.read(1).size == draw(7).size
-    assert data.train.name(0).startswith("some.folder/0000.jpg of ")
-    assert data.classes == ("0", "1", "2")
+    return write_pets(tmp_path / "elsewhere")
 
 
 def test_shards_of_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(LabError, match="write one with `trainact shards index"):
         load(f"webdataset:{folder}")
-    assert index(folder) == 0
+    assert index_shards(folder) == 0
     assert "5 training and 2 test images of 3 classes in 4 shards" in (
         capsys.readouterr().out
     )
-    check(f"webdataset:{folder}")
-    check(f"webdataset:{folder.as_uri()}")
-    assert index(folder) == 2, "an index is not overwritten"
+    check_pets(f"webdataset:{folder}")
+    check_pets(f"webdataset:{folder.as_uri()}")
+    assert index_shards(folder) == 2, "an index is not overwritten"
 
 
 def test_names_of_classes(folder: Path) -> None:
     (folder / "classes.txt").write_text("ape\nbee\ncat\ndog\n")
-    assert index(folder) == 0
+    assert index_shards(folder) == 0
     assert load(f"webdataset:{folder}").classes == ("ape", "bee", "cat", "dog")
 
 
@@ -96,9 +48,9 @@ def test_an_index_in_another_folder(
 ) -> None:
     out = tmp_path / "out"
     monkeypatch.chdir(folder.parent)
-    assert index(folder.name, "--out", "out") == 0
+    assert index_shards(folder.name, "--out", "out") == 0
     monkeypatch.chdir("/")
-    check(f"webdataset:{out}")
+    check_pets(f"webdataset:{out}")
 
 
 @pytest.mark.parametrize(
@@ -110,6 +62,7 @@ def test_an_index_in_another_folder(
         ("train-1", [sample(0, -1)], "has the label '-1': give a number from 0"),
         ("train-1", [sample(0, 1, png=b"x")], "has more than one image"),
         ("pets-1", [sample(0, 1)], "a shard's name must say train, or val"),
+        ("constrain", [sample(0, 1)], "a shard's name must say train, or val"),
         ("constrained", [sample(0, 1)], "a shard's name must say train, or val"),
     ],
 )
@@ -120,8 +73,8 @@ def test_shards_that_are_none(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write(folder / f"{name}.tar", samples)
-    assert index(folder) == 2
+    write_shard(folder / f"{name}.tar", samples)
+    assert index_shards(folder) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -132,7 +85,7 @@ def test_a_label_that_is_no_class(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "classes.txt").write_text("ape\nbee\n")
-    assert index(folder) == 2
+    assert index_shards(folder) == 2
     assert "go from 0 to 2 and there are 2 classes" in capsys.readouterr().err
 
 
@@ -140,12 +93,12 @@ def test_compressed_and_damaged_tars(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extra = folder / "train-1.tar"
-    write(extra, [sample(8, 1)], compress=True)
-    assert index(folder) == 2
+    write_shard(extra, [sample(8, 1)], compress=True)
+    assert index_shards(folder) == 2
     assert "give tar files that are whole and not compressed" in capsys.readouterr().err
-    write(extra, [sample(8, 1)])
+    write_shard(extra, [sample(8, 1)])
     extra.write_bytes(extra.read_bytes()[:1500])
-    assert index(folder) == 2
+    assert index_shards(folder) == 2
     assert str(extra) in capsys.readouterr().err
 
 
@@ -153,11 +106,11 @@ def test_shards_to_test_on_are_needed(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "pets-validation-00.tar").unlink()
-    assert index(folder) == 2
+    assert index_shards(folder) == 2
     assert "has shards for training only" in capsys.readouterr().err
     for path in folder.glob("*.tar"):
         path.unlink()
-    assert index(folder) == 2
+    assert index_shards(folder) == 2
     assert "has no .tar files" in capsys.readouterr().err
 
 
@@ -172,7 +125,7 @@ def test_long_names_and_links(folder: Path) -> None:
         link = tarfile.TarInfo("link.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "elsewhere"
         tar.addfile(link)
-    assert index(folder) == 0
+    assert index_shards(folder) == 0
     data = load(f"webdataset:{folder}")
     assert data.num_train == 6
     assert data.train.labels[5] == 1
@@ -196,203 +149,9 @@ def test_an_index_that_is_none(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_an_index_whose_lists_differ(folder: Path) -> None:
-    assert index(folder) == 0
+    assert index_shards(folder) == 0
     values = json.loads((folder / "index.json").read_text())
     values["train"][0]["labels"].pop()
     (folder / "index.json").write_text(json.dumps(values))
     with pytest.raises(LabError, match=r"pets-train-0000\.tar differ in length"):
         load(f"webdataset:{folder}")
-
-
-def test_locations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for location in ("https://host/x", "http://host", "s3://bucket/x", "gs://b/x"):
-        assert is_remote(location)
-        assert join(location, "a.tar") == f"{location}/a.tar"
-    assert not is_remote("/some/where")
-    assert not is_remote("file:///some/where")
-    assert join("file:///some/where", "a.tar") == "/some/where/a.tar"
-    assert join("/x", "https://host/a.tar") == "https://host/a.tar"
-    assert local_path("file:///with%20space") == Path("/with space")
-    for location in ("pipe:rm -rf x", "ftp://host/x"):
-        with pytest.raises(LabError, match="of URLs http, https, s3, gs and file"):
-            is_remote(location)
-    (tmp_path / "odd:name").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert not is_remote("odd:name")
-
-
-def test_an_index_cannot_run_commands(folder: Path) -> None:
-    assert index(folder) == 0
-    text = (folder / "index.json").read_text()
-    hurt = folder / "hurt"
-    (folder / "index.json").write_text(
-        text.replace("pets-train-0000.tar", f"pipe:touch {hurt}")
-    )
-    data = load(f"webdataset:{folder}")
-    with pytest.raises(LabError, match="pipe:touch"):
-        data.train.read(0)
-    assert not hurt.exists()
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder on this machine and remembers what was asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.asked: list[str] = []
-        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    def do_GET(self) -> None:
-        assert isinstance(self.server, Server)
-        self.server.asked.append(self.path)
-        super().do_GET()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        del format, args
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[Server]:
-    with Server(folder) as made:
-        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
-        thread.start()
-        yield made
-        made.shutdown()
-        thread.join()
-
-
-@needs_curl
-def test_shards_on_a_server(folder: Path, server: Server, tmp_path: Path) -> None:
-    assert index(folder) == 0
-    check(f"webdataset:{server.url}", tmp_path)
-    check(f"webdataset:{server.url}/", tmp_path)
-    assert sorted(name for name in server.asked if name.endswith(".tar")) == [
-        "/pets-train-0000.tar",
-        "/pets-train-0002.tar",
-        "/pets-validation-00.tar",
-    ], "each once, and what has no images not at all"
-    kept = sorted(path.name[17:] for path in (tmp_path / "shards").iterdir())
-    assert kept == [
-        "pets-train-0000.tar",
-        "pets-train-0002.tar",
-        "pets-validation-00.tar",
-    ]
-    local, fetched = f"webdataset:{folder}", f"webdataset:{server.url}"
-    hashes = {load(spec).fingerprint["hash"] for spec in (local, fetched)}
-    assert len(hashes) == 1, "where they are makes no difference"
-
-
-@needs_curl
-def test_an_index_of_shards_on_a_server(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    urls = f"{server.url}/{{pets-train-{{0000..0002}},pets-validation-00}}.tar"
-    assert index(urls) == 2
-    assert "give a folder for it with --out" in capsys.readouterr().err
-    assert index(server.url, "--out", tmp_path / "out") == 2
-    assert "what is there cannot be listed" in capsys.readouterr().err
-    assert index(urls, "--out", tmp_path / "out") == 0
-    assert len(server.asked) == 4, "each was read once"
-    check(f"webdataset:{tmp_path / 'out'}", tmp_path)
-
-
-@needs_curl
-def test_what_is_not_on_the_server(
-    folder: Path, server: Server, tmp_path: Path
-) -> None:
-    with pytest.raises(LabError, match=r"cannot fetch .*/index\.json \(exit 22\)"):
-        load(f"webdataset:{server.url}")
-    assert index(folder) == 0
-    data = load(f"webdataset:{server.url}", data_dir=tmp_path)
-    (folder / "pets-train-0000.tar").unlink()
-    with pytest.raises(LabError, match=r"cannot fetch .*0000\.tar \(exit 22\)"):
-        data.train.read(0)
-    shard = folder / "pets-train-0002.tar"
-    shard.write_bytes(shard.read_bytes() + bytes(10))
-    with pytest.raises(LabError, match=r"0002\.tar has \d+ bytes and \d+ by its index"):
-        data.train.read(2)
-    copies = [path for path in (tmp_path / "shards").iterdir() if path.suffix == ".tar"]
-    assert not copies, "what is not whole has no name"
-    shard.write_bytes(shard.read_bytes()[:-10])
-    assert data.train.read(2).size == draw(3).size
-
-
-def fetch_some(url: str, folder: Path, start: Any) -> None:
-    start.wait()
-    for number in range(4):
-        fetch(f"{url}/{number}.bin", folder / f"{number}.bin", 3_000_000)
-
-
-@needs_curl
-def test_processes_fetch_a_shard_once(
-    folder: Path, server: Server, tmp_path: Path
-) -> None:
-    for number in range(4):
-        (folder / f"{number}.bin").write_bytes(bytes([number]) * 3_000_000)
-    context = multiprocessing.get_context("fork")
-    cache, start = tmp_path / "cache", context.Barrier(4)
-    processes = [
-        context.Process(target=fetch_some, args=(server.url, cache, start))
-        for _ in range(4)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    assert sorted(server.asked) == [f"/{number}.bin" for number in range(4)]
-    assert sorted(path.name for path in cache.iterdir()) == [
-        f"{number}.bin" for number in range(4)
-    ]
-    for number in range(4):
-        assert (cache / f"{number}.bin").read_bytes() == bytes([number]) * 3_000_000
-
-
-def test_a_fetch_that_was_cut_short_begins_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "cache" / "a.tar"
-    path.parent.mkdir()
-    Path(f"{path}.part").write_bytes(b"left by a crash")
-
-    def broken(url: str) -> Iterator[bytes]:
-        yield url.encode()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(remote, "blocks", broken)
-    with pytest.raises(KeyboardInterrupt):
-        fetch("https://host/a.tar", path, 5)
-    assert not path.exists()
-    monkeypatch.setattr(remote, "blocks", lambda _: iter([b"whole"]))
-    fetch("https://host/a.tar", path, 5)
-    assert path.read_bytes() == b"whole"
-    assert [each.name for each in path.parent.iterdir()] == ["a.tar"]
-
-
-def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(LabError, match=r"cannot keep .*give another --data-dir"):
-        fetch("https://host/a.tar", tmp_path / "file" / "a.tar", 5)
-
-
-def test_s3_is_read_with_its_own_tool(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stand-in for `aws` that copies from a folder."""
-    tool = tmp_path / "bin" / "aws"
-    tool.parent.mkdir()
-    tool.write_text(
-        "#!/bin/sh\n"
-        '[ "$1 $2 $3 $5" = "s3 cp --only-show-errors -" ] || exit 3\n'
-        f'exec cat "{folder}/${{4#s3://bucket/pets/}}"\n'
-    )
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    assert index(folder) == 0
-    with monkeypatch.context() as patch:
-        patch.setenv("PATH", str(tmp_path / "nothing"))
-        with pytest.raises(LabError, match=r"fetch s3://.* \(aws is not installed\)"):
-            load("webdataset:s3://bucket/pets")
-    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
-    check("webdataset:s3://bucket/pets", tmp_path)

@@ -52,14 +52,16 @@ class Setting:
         decay: which parameters decay, a name in `trainact.lab.optimizers.DECAYS`.
         warmup_lr: learning rate at the start of the warm-up, where the schedule has it.
         drop_path: rate of stochastic depth, the same in all blocks.
-        mixup: α of mixup, 0 for none.
-        cutmix: α of CutMix, 0 for none.
+        mixup: alpha of mixup, 0 for none.
+        cutmix: alpha of CutMix, 0 for none.
         mix_group: how many images of a batch are mixed among themselves with one draw,
             on however many devices they are; 0 for the whole batch.
         repeats: how often an image is repeated in its batch, each time augmented anew;
             an epoch then has fewer different images, not more steps.
         eval_crop: share of a test image's side that is kept, for photographs.
         pretrained: weights that a model of torchvision begins with, or None.
+        begins_with: name of the recipe whose trained weights it begins with, of the
+            same arm and seed, or None.
     """
 
     data: str
@@ -97,6 +99,7 @@ class Setting:
     repeats: int = _later(1)
     eval_crop: float = _later(0.875)
     pretrained: str | None = _later(None)
+    begins_with: str | None = _later(None)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

@@ -89,10 +89,15 @@ def _job(
 ) -> Job:
     config = recipe.run(arm, seed, kind)
     weights = find_initial(recipe, arm, seed, options)
-    if weights is None:
-        return Job(config, recipe.name, place, None, recipe.keep_weights)
-    config = replace(config, initial=hash_weights(weights))
-    return Job(config, recipe.name, place, str(weights), recipe.keep_weights)
+    if weights is not None:
+        config = replace(config, initial=hash_weights(weights))
+    return Job(
+        config,
+        recipe.name,
+        place,
+        weights=None if weights is None else str(weights),
+        keep_weights=recipe.keep_weights or options.keep_weights,
+    )
 
 
 def _kind(options: ExperimentOptions, *, elsewhere: bool) -> str:

@@ -78,6 +78,9 @@ class ExperimentOptions:
     """For a recipe that begins with another one's weights: the file of a state dict,
     instead of what that recipe left in --out."""
 
+    keep_weights: bool = False
+    """Keep the trained weights in --out, also of recipes that no other begins with."""
+
     pipeline: Pipeline = "auto"
     """resident keeps the images on the device and augments them there in batches;
     workers augments image by image in processes; auto prefers what fits."""

@@ -32,26 +32,27 @@ def find_initial(
     if options.weights is not None:
         text = str(options.weights).replace("{method}", arm.method)
         return Path(text.replace("{seed}", str(seed))).expanduser()
-    if recipe.initial is None:
+    source = recipe.setting.begins_with
+    if source is None:
         return None
     workspace = Workspace(options.out)
     records, _ = workspace.records.read()
     found = [
         path
         for record in records
-        if record.recipe == recipe.initial
+        if record.recipe == source
         and (record.config.arm, record.config.seed) == (arm.name, seed)
         and (path := workspace.weights(record.key)).exists()
     ]
     if len(found) > 1:
         raise LabError(
-            f"{recipe.name} begins with weights of {recipe.initial}, and {options.out} "
+            f"{recipe.name} begins with weights of {source}, and {options.out} "
             f"has {len(found)} for {arm.name}, seed {seed}: choose with --weights"
         )
     if not found and not options.smoke:
         raise LabError(
-            f"{recipe.name} begins with the weights that {recipe.initial} ends with, "
-            f"and {options.out} has none for {arm.name}, seed {seed}: train that first, "
+            f"{recipe.name} begins with the weights that {source} ends with, and "
+            f"{options.out} has none for {arm.name}, seed {seed}: train that first, "
             "with the same --out, or give a file with --weights"
         )
     return found[0] if found else None

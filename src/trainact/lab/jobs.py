@@ -94,7 +94,8 @@ class Job:
         values: dict[str, Any] = json.loads(text)
         config = RunConfig.from_json(values["config"])
         place = Place(**values["place"])
-        return Job(**{**values, "config": config, "place": place})
+        others = {name: values[name] for name in ("recipe", "weights", "keep_weights")}
+        return Job(config, place=place, **others)
 
 
 # What decides which data is loaded.

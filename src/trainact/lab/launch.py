@@ -56,7 +56,10 @@ def launch(devices: int) -> int:
         devices: how many.
 
     Returns:
-        0, or 2 if one of them failed; the others are ended then.
+        0, or 2 if one of them said what the user can put right.
+
+    Raises:
+        LabError: if one of them ended otherwise; so have the others then.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

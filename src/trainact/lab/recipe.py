@@ -65,8 +65,6 @@ class Recipe:
         deviations: where it knowingly differs from the source, a sentence each.
         hours: for one run on the hardware named, None where nobody has measured it.
         hardware: to which `hours` belongs.
-        initial: name of the recipe whose weights it begins with, of the same arm and
-            seed; None for random ones.
         keep_weights: whether the trained weights are kept for recipes that begin with
             them.
     """
@@ -81,7 +79,6 @@ class Recipe:
     deviations: tuple[str, ...] = ()
     hours: float | None = None
     hardware: str = ""
-    initial: str | None = None
     keep_weights: bool = False
 
     def run(self, arm: Arm, seed: int, device: str) -> RunConfig:

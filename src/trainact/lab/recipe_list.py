@@ -76,7 +76,7 @@ def rows(recipes: Sequence[Recipe], *, together: bool) -> Iterator[tuple[str, ..
 
     Args:
         recipes: to be listed.
-        together: whether an artefact with many models is one row.
+        together: whether an artefact that is one recipe for many models is one row.
 
     Yields:
         One text per column of `COLUMNS`.
@@ -84,7 +84,7 @@ def rows(recipes: Sequence[Recipe], *, together: bool) -> Iterator[tuple[str, ..
     for _, group in groupby(recipes, key=lambda recipe: recipe.artefact):
         members = list(group)
         models = {recipe.setting.model for recipe in members}
-        if together and len(models) > 1:
+        if together and 1 < len(models) == len(members):
             family = members[0].name.partition("-")[0]
             first = _row(members[0])
             yield (f"{family}-MODEL", *first[1:3], f"{len(models)} models", *first[4:])
@@ -166,6 +166,9 @@ def describe(recipe: Recipe) -> Iterator[str]:
     yield ""
     yield from _wrapped("The paper finds: ", recipe.claim)
     yield ""
+    if recipe.setting.begins_with is not None:
+        yield f"Begins with: the weights of {recipe.setting.begins_with}"
+        yield ""
     yield "Setting"
     for name, value in recipe.setting.to_json().items():
         of = _OF.get(name) if value else None
@@ -191,7 +194,13 @@ def describe(recipe: Recipe) -> Iterator[str]:
 
 def _wrapped(label: str, text: str) -> list[str]:
     indent = " " * len(label)
-    return textwrap.wrap(text, _WIDTH, initial_indent=label, subsequent_indent=indent)
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=label,
+        subsequent_indent=indent,
+        break_on_hyphens=False,  # ViT-S stays in one line
+    )
 
 
 def _plain(value: object) -> str:
@@ -207,10 +216,14 @@ def _plain(value: object) -> str:
 def _paper(expected: Expected | None) -> str:
     if expected is None:
         return ""
-    text = f"paper: {expected.top1:.2f} ± {expected.top1_std:.2f} %"
+    text = f"paper: {_percent(expected.top1, expected.top1_std)}"
     if expected.top5 is not None:
-        text += f", top-5 {expected.top5:.2f} ± {expected.top5_std:.2f} %"
+        text += f", top-5 {_percent(expected.top5, expected.top5_std)}"
     return text
+
+
+def _percent(mean: float, std: float | None) -> str:
+    return f"{mean:.2f} %" if std is None else f"{mean:.2f} ± {std:.2f} %"
 
 
 def _time(recipe: Recipe) -> str:

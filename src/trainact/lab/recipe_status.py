@@ -38,21 +38,21 @@ def choices_section() -> list[str]:
     """Write what is unverified about the recipes and where they deviate.
 
     Returns:
-        Lines of Markdown: sentences about all recipes, then each other one under the
-        first artefact that it is about.
+        Lines of Markdown: every sentence once, under the artefacts that it is about,
+        those about most of them first.
     """
-    all_recipes = list(RECIPES.values())
-    common = set.intersection(*(set(_choices(recipe)) for recipe in all_recipes))
-    parts = {"All recipes": [s for s in _choices(all_recipes[0]) if s in common]}
-    seen = set(common)
-    for recipe in all_recipes:
-        new = [sentence for sentence in _choices(recipe) if sentence not in seen]
-        parts.setdefault(recipe.artefact, []).extend(new)
-        seen.update(new)
+    about: dict[str, dict[str, None]] = {}  # sentence → artefacts, in order
+    for recipe in RECIPES.values():
+        for sentence in _choices(recipe):
+            about.setdefault(sentence, {})[recipe.artefact] = None
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for sentence, artefacts in about.items():
+        parts.setdefault(tuple(artefacts), []).append(sentence)
+    everything = tuple({recipe.artefact: None for recipe in RECIPES.values()})
     lines: list[str] = []
-    for title, sentences in parts.items():
-        if sentences:
-            lines += [f"**{title}**", "", *(f"- {s}" for s in sentences), ""]
+    for artefacts in sorted(parts, key=lambda artefacts: len(artefacts) == 1):
+        title = "All recipes" if artefacts == everything else "; ".join(artefacts)
+        lines += [f"**{title}**", "", *(f"- {s}" for s in parts[artefacts]), ""]
     return lines[:-1]
 
 

@@ -22,7 +22,7 @@ from trainact.lab.data.pipeline import (
     PipelineName,
     choose_pipeline,
     make_batches,
-    test_batches,
+    make_test_batches,
 )
 from trainact.lab.errors import LabError
 from trainact.lab.experiment_options import Pipeline
@@ -175,7 +175,7 @@ def _fit(
         trainer.fit(
             task,
             task.batches,
-            test_batches(data, device, size, share, workers),
+            make_test_batches(data, device, size, share, workers),
             ckpt_path=_whole(execution.checkpoint),
         )
     except torch.OutOfMemoryError as error:

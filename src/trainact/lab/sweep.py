@@ -37,6 +37,9 @@ def main(options: SweepOptions) -> int:
 
     Returns:
         The exit code: 0, 1 if a run failed, 130 after Ctrl-C.
+
+    Raises:
+        LabError: if it is to be both several runs and several devices for each.
     """
     check_positive("--seeds", options.seeds)
     check_positive("--jobs", options.jobs)

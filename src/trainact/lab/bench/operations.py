@@ -100,7 +100,7 @@ def local_work(stem: Stem, device_type: str) -> Work:
         Of the primal form, or with fewer rows than entries of the dual one.
     """
     if stem.is_dual:
-        return _dual_work(stem, stem.rows)
+        return _dual_work(stem, device_type, stem.rows)
     dim = cheapest_dim(stem.geometry, stem.shape, device_type)
     return Work(
         gram=gram_flops(stem, device_type, dim),
@@ -122,7 +122,7 @@ def synced_work(stem: Stem, device_type: str, all_rows: int) -> Work:
         With few rows on this rank those of the projection on their span are in it.
     """
     if exchange(stem.entries, all_rows, 2) == "rows":
-        return _dual_work(stem, all_rows)
+        return _dual_work(stem, device_type, all_rows)
     if not stem.is_dual:
         return local_work(stem, device_type)
     groups, size, few = stem.groups, stem.entries, stem.rows
@@ -135,13 +135,13 @@ def synced_work(stem: Stem, device_type: str, all_rows: int) -> Work:
     )
 
 
-def _dual_work(stem: Stem, num_rows: int) -> Work:
+def _dual_work(stem: Stem, device_type: str, num_rows: int) -> Work:
     groups, size, few = stem.groups, stem.entries, num_rows
     solve = few**2 * size
     return Work(
         gram=groups * 2 * few**2 * size,
         basis=groups * 2 * few**3,
-        systems=groups * (_cholesky(few) + _inverse(few, "cpu") + solve),
+        systems=groups * (_cholesky(few) + _inverse(few, device_type) + solve),
         apply=stem.outputs * (4 * few * size + 2 * few**2),
     )
 

@@ -14,8 +14,8 @@ from typing import Literal
 
 import torch
 
+from trainact import sync
 from trainact.geometry import Geometry
-from trainact.sync import MAX_SUMMED_ENTRIES
 
 # Bytes of a number: statistics of float32 inputs, sums and systems, a row count.
 NARROW, WIDE, COUNT = 4, 8, 8
@@ -89,7 +89,7 @@ def exchange(entries: int, all_rows: int, num_ranks: int) -> Exchange:
     """
     if num_ranks == 1:
         return "none"
-    if entries <= MAX_SUMMED_ENTRIES or all_rows >= entries:
+    if entries <= sync.MAX_SUMMED_ENTRIES or all_rows >= entries:
         return "sums"
     return "rows"
 
@@ -109,7 +109,7 @@ def collectives(stem: Stem, rows_by_rank: Sequence[int]) -> list[Collective]:
         return []
     sums = stem.groups * stem.entries**2 + 1
     summed = Collective("all_reduce", WIDE * sums, is_awaited=False)
-    if stem.entries <= MAX_SUMMED_ENTRIES:
+    if stem.entries <= sync.MAX_SUMMED_ENTRIES:
         return [summed]
     counted = Collective("all_gather", COUNT, is_awaited=True)
     if kind == "sums":

@@ -7,11 +7,14 @@ from typing import Literal
 import torch
 
 from trainact.lab.config import RunConfig
+from trainact.lab.data import AnyData
 from trainact.lab.data.batches import WHOLE, Batches, PlainBatches, Share
 from trainact.lab.data.images import ImageData
 from trainact.lab.data.photographs import Photographs
 from trainact.lab.data.resident import CHUNK_BYTES, ResidentBatches
 from trainact.lab.data.workers import TestBatches, WorkersBatches
+from trainact.lab.detection.batches import DetectionBatches, DetectionTestBatches
+from trainact.lab.detection.data import DetectionData
 from trainact.lab.errors import LabError
 from trainact.lab.experiment_options import Pipeline
 
@@ -25,24 +28,27 @@ SHARE = 0.5
 
 
 def choose_pipeline(
-    name: Pipeline, data: ImageData | Photographs, device: torch.device
+    name: Pipeline, data: AnyData, device: torch.device
 ) -> PipelineName:
     """Choose where images are augmented.
 
     Args:
         name: ``auto`` takes ``resident`` where the images fit comfortably, which they
             do in a device that shares the memory they are in.
-        data: the images; photographs are read by workers.
+        data: the images; those that are not in memory are read by workers.
         device: where the model is.
 
     Returns:
         ``resident`` or ``workers``.
+
+    Raises:
+        LabError: if images that are not in memory are to be resident.
     """
-    if isinstance(data, Photographs):
+    if not isinstance(data, ImageData):
         if name == "resident":
             raise LabError(
                 "--pipeline resident is for images of one size in memory and these are "
-                "photographs, read one by one: leave it out"
+                "read one by one: leave it out"
             )
         return "workers"
     if name != "auto":
@@ -57,7 +63,7 @@ def choose_pipeline(
 
 def make_batches(
     config: RunConfig,
-    data: ImageData | Photographs,
+    data: AnyData,
     device: torch.device,
     pipeline: PipelineName,
     share: Share = WHOLE,
@@ -75,20 +81,23 @@ def make_batches(
 
     Returns:
         To be iterated once per epoch: bytes [B, C, H, W] and labels, on the device when
-        resident and in host memory otherwise.
+        resident and in host memory otherwise; or images with boxes, see
+        `DetectionBatches`.
     """
+    if isinstance(data, DetectionData):
+        return DetectionBatches(config, data, device, share, num_workers)
     if pipeline == "resident" and isinstance(data, ImageData):
         return ResidentBatches(config, data, device, share)
     return WorkersBatches(config, data, device, share, num_workers)
 
 
-def test_batches(
-    data: ImageData | Photographs,
+def make_test_batches(
+    data: AnyData,
     device: torch.device,
     batch_size: int,
     share: Share = WHOLE,
     num_workers: int | None = None,
-) -> PlainBatches | TestBatches:
+) -> PlainBatches | TestBatches | DetectionTestBatches:
     """Make batches of all test images, or of a process's share of them.
 
     Args:
@@ -101,6 +110,8 @@ def test_batches(
     Returns:
         To be iterated as often as needed.
     """
+    if isinstance(data, DetectionData):
+        return DetectionTestBatches(data, device, batch_size, share, num_workers)
     if isinstance(data, Photographs):
         return TestBatches(data, device, batch_size, share, num_workers)
     own = slice(share.rank, None, share.num_ranks)

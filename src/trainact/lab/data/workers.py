@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from trainact.lab.config import RunConfig
+from trainact.lab.data import AnyData
 from trainact.lab.data.augment import find_augmentation
 from trainact.lab.data.batches import WHOLE, Batch, Batches, Share
 from trainact.lab.data.images import ImageData
@@ -51,7 +53,7 @@ class WorkersBatches(Batches):
         # Lightning sets a loader's attribute of this name to None when a fit ends. That
         # must be what ends the processes: the garbage collector, which takes the queues
         # away first, waits five seconds for each.
-        self._iterator: DataLoader[Batch] | None = None
+        self._iterator: DataLoader[Any] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         start = self.take_start()
@@ -79,12 +81,12 @@ class WorkersBatches(Batches):
             return self._data.train.order(generator)
         return super().shuffle(generator)
 
-    def _as_tuples(self, loader: DataLoader[Batch]) -> Iterator[Batch]:
+    def _as_tuples(self, loader: DataLoader[Any]) -> Iterator[Batch]:
         for batch in loader:
             images_BCHW, labels_B = batch  # the loader makes lists
             yield images_BCHW, labels_B
 
-    def _make_loader(self) -> DataLoader[Batch]:
+    def _make_loader(self) -> DataLoader[Any]:
         return DataLoader(
             self._samples,  # pyright: ignore[reportArgumentType]
             batch_sampler=self._keys,  # pyright: ignore[reportArgumentType]
@@ -131,7 +133,7 @@ class TestBatches:
         share: Share = WHOLE,
         num_workers: int | None = None,
     ) -> None:
-        self._loader: DataLoader[Batch] = DataLoader(
+        self._loader: DataLoader[Any] = DataLoader(
             data.test_samples(),
             batch_size,
             sampler=range(share.rank, data.num_test, share.num_ranks),
@@ -171,7 +173,7 @@ def _samples(data: ImageData | Photographs, config: RunConfig) -> Dataset[object
     return _Samples(data, transform)
 
 
-def default_workers(data: ImageData | Photographs) -> int:
+def default_workers(data: AnyData) -> int:
     """Choose how many processes prepare images for one that trains.
 
     Args:
@@ -179,9 +181,9 @@ def default_workers(data: ImageData | Photographs) -> int:
 
     Returns:
         One for each core that this process may use and shares with no other of the run,
-        at most 4, or 16 for photographs.
+        at most 4, or 16 for images that are not in memory.
     """
-    most = MAX_READERS if isinstance(data, Photographs) else MAX_WORKERS
+    most = MAX_WORKERS if isinstance(data, ImageData) else MAX_READERS
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(most, _num_cores() // local))
 

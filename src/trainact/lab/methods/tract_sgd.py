@@ -21,10 +21,10 @@ from trainact.lab.optimizers import ChainedOptimizer, optimizer_over
 def _optimizer(model: nn.Module, setting: Setting) -> torch.optim.Optimizer:
     lr = setting.lr if setting.first_layer_lr is None else setting.first_layer_lr
     first, rest = trainact.split_parameters(model)
-    sgd = optimizer_over(first, replace(setting, optimizer="sgd", lr=lr))
+    sgd = optimizer_over(first, replace(setting, optimizer="sgd", lr=lr), model)
     if not rest:
         return sgd
-    return ChainedOptimizer([sgd, optimizer_over(rest, setting)])
+    return ChainedOptimizer([sgd, optimizer_over(rest, setting, model)])
 
 
 TRACT_SGD = Method(

@@ -201,12 +201,12 @@ def _finetune(parent: Recipe, chosen: Pretraining) -> Recipe:
             drop_path=chosen.tuning_drop_path,
             lr=3e-4,
             weight_decay=0.02,
+            begins_with=parent.name,
         ),
         arms=(
             Arm("vanilla", expected=chosen.vanilla),
             Arm("tract", chosen.lam, expected=chosen.tract),
         ),
-        initial=parent.name,
         # For Table 4.
         keep_weights=chosen.epochs == 800,
     )

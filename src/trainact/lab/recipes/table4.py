@@ -62,11 +62,11 @@ def table4(data: str) -> Recipe:
         parent,
         name=f"table4-{data}",
         artefact="Table 4",
-        initial=parent.name,
         keep_weights=False,
         setting=replace(
             parent.setting,
             data=data,
+            begins_with=parent.name,
             epochs=transfer.epochs,
             batch_size=768,
             repeats=3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from trainact.lab.data.photographs.folder import FileSource
 from trainact.lab.data.photographs.memory import ArraySource
 from trainact.lab.data.photographs.remote import locked
 from trainact.lab.data.photographs.source import Source
-from trainact.lab.errors import LabError, describe_os_error, first_line
+from trainact.lab.errors import LabError, first_line
 
 Sources = tuple[Source, Source, tuple[str, ...]]
 
@@ -35,18 +36,14 @@ def load_named(name: str, data_dir: Path) -> Sources:
     Returns:
         Images to train on, images to test on, and the classes.
 
-    Raises:
-        LabError: if the set is not there and cannot be downloaded.
     """
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with (data_dir / ".download.lock").open("ab") as file, locked(file):
-            return NAMED[name](name, data_dir)
-    except OSError as error:
-        raise LabError(
-            f"cannot write to {data_dir} ({describe_os_error(error)}): give another "
-            "--data-dir"
-        ) from error
+    with contextlib.ExitStack() as stack:
+        # One of several processes downloads. Where none can write, none does.
+        with contextlib.suppress(OSError):
+            data_dir.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((data_dir / ".download.lock").open("ab"))
+            stack.enter_context(locked(file))
+        return NAMED[name](name, data_dir)
 
 
 def _cifar(name: str, data_dir: Path) -> Sources:
