@@ -52,10 +52,11 @@ gpu: ## run the GPU tests and the GPU benchmarks with this machine's own torch
 	timeout 240 $(PYTHON) -m trainact.lab.bench gpu $(RUNS)/steps-gpu.jsonl 3 || status=$$?; \
 	exit $$status
 
-# DATA: cifar10, or a folder of images; ends within ten minutes, keeping whole runs.
-gpu-lab: ## train Figure 3's SGD arms on this machine's GPU with its own torch
-	export PYTHONPATH=src; \
-	timeout 580 $(PYTHON) -m trainact.lab.gpu $(or $(DATA),cifar10) $(RUNS)/fig3-gpu
+# RUN: fig3, resnet18, resnet50 or deit; DATA: cifar10, or imagefolder:PATH. Ends within
+# ten minutes; the same command goes on where it stopped.
+gpu-lab: ## train one of the paper's experiments on this machine's GPU
+	export PYTHONPATH=src; run=$(or $(RUN),fig3); \
+	timeout 580 $(PYTHON) -m trainact.lab.gpu $$run $(or $(DATA),cifar10) $(RUNS)/$$run-gpu
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

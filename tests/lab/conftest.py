@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,3 +107,25 @@ def make_record(config: RunConfig = CONFIG, **changes: Any) -> Record:
         "command": "trainact compare",
     }
     return Record(**{**values, **changes})
+
+
+@pytest.fixture(scope="session")
+def real_photographs(tmp_path_factory: pytest.TempPathFactory) -> str | None:
+    """Eight photographs of two classes of ImageNet, or None where there are none."""
+    archive = Path(__file__).parents[3] / "shared/data/tiny-imagenet-50.tar.xz"
+    if not archive.exists():
+        return None
+    folder = tmp_path_factory.mktemp("photographs")
+    kept: Counter[tuple[str, str]] = Counter()
+    classes: list[str] = []
+    with tarfile.open(archive) as tar:
+        for member in filter(tarfile.TarInfo.isfile, tar):
+            split, name, _ = Path(member.name).parts
+            if name not in classes and len(classes) < 2:
+                classes.append(name)
+            if name in classes and kept[split, name] < 2:
+                tar.extract(member, folder, filter="data")
+                kept[split, name] += 1
+            if kept.total() == 8:
+                break
+    return f"imagefolder:{folder}"

@@ -11,15 +11,19 @@ from typing import Any
 
 import pytest
 
+from tests.lab import forked
 from tests.lab.conftest import Outcome
 from trainact import cli
+from trainact.lab import gpu
 from trainact.lab.cluster import Work, submit
+from trainact.lab.data.photographs import is_photographic
 from trainact.lab.data.smoke import NUM_IMAGES
 from trainact.lab.experiment import adapt, choose_arms, plan, stretch
 from trainact.lab.jobs import Job, carry_out
 from trainact.lab.recipe import Arm
 from trainact.lab.recipes import RECIPES, find_recipes
 from trainact.lab.recipes.common import LENGTHS
+from trainact.lab.records import Record
 from trainact.lab.run_options import RunOptions, SweepOptions
 from trainact.lab.workspace import Workspace
 
@@ -29,11 +33,12 @@ Command = Callable[..., Outcome]
 def arms_to_smoke(name: str) -> list[Arm]:
     """One of every method; where a recipe differs from another in length alone, TrAct.
 
-    The tables have the same networks: one is trained with TrAct, one without.
+    The tables of CIFAR have the same networks: one is trained with TrAct, one without.
+    The networks of Tables 3 and 4 are large.
     """
     arms = {arm.method: arm for arm in RECIPES[name].arms}
-    longer = any(name.endswith(f"-{length}") for length in LENGTHS[1:])
-    if longer or name.startswith("table1"):
+    longer = any(name.endswith(f"-{length}") for length in (*LENGTHS[1:], 60, 90))
+    if longer or name.startswith(("table1", "table3", "table4")):
         return [arms["tract"]]
     return [Arm("vanilla")] if name.startswith("table7") else list(arms.values())
 
@@ -63,12 +68,25 @@ def smoke_jobs(name: str, out: Path, **changes: Any) -> list[Job]:
     return plan(find_recipes([name]), options, [0])
 
 
+def num_classes(name: str) -> int:
+    """Of what a recipe is smoked on."""
+    known = {"cifar100": 100, "imagenet": 1000, "flowers102": 102, "stanford-cars": 196}
+    return {**known, "voc2007": 20}.get(RECIPES[name].setting.data, 10)
+
+
 @pytest.mark.parametrize(
     ("name", "arm"), SMOKED, ids=[f"{name} {arm.name}" for name, arm in SMOKED]
 )
-def test_every_recipe_trains(name: str, arm: Arm, tmp_path: Path) -> None:
+def test_every_recipe_trains(
+    name: str, arm: Arm, tmp_path: Path, real_photographs: str | None
+) -> None:
+    """Photographs are real ones for TrAct, where they are at hand."""
+    setting, classes = RECIPES[name].setting, num_classes(name)
+    changes: dict[str, Any] = {}
+    if is_photographic(setting.augment) and arm.method == "tract" and real_photographs:
+        changes, classes = {"data": real_photographs}, 2
     lams = () if arm.lam is None else (arm.lam,)
-    jobs = smoke_jobs(name, tmp_path, method=(arm.method,), lam=lams)
+    jobs = smoke_jobs(name, tmp_path, method=(arm.method,), lam=lams, **changes)
     (job,) = [job for job in jobs if job.config.arm == arm.name]
     record = carry_out(job, lambda _: None)
     assert record is not None
@@ -77,9 +95,30 @@ def test_every_recipe_trains(name: str, arm: Arm, tmp_path: Path) -> None:
     assert record.recipe == name
     assert record.config.model == RECIPES[name].setting.model
     assert bool(record.layers) == (arm.method != "vanilla")
-    assert record.top5 is not None
-    classes = 100 if RECIPES[name].setting.data == "cifar100" else 10
+    assert (record.top5 is not None) == (classes > 5 and setting.task != "detection")
     assert len(record.data["classes"]) == classes
+
+
+@pytest.mark.parametrize("name", ["fig11-30", "table3-vit-s-400", "table5"])
+def test_two_processes_share_the_batches_of_a_recipe(
+    name: str, tmp_path: Path, real_photographs: str | None
+) -> None:
+    is_vit = name.startswith("table3")
+    changes: dict[str, Any] = {"precision": "32", "batch_size": 4 if is_vit else 2}
+    if real_photographs is not None and name != "table5":
+        changes["data"] = real_photographs
+    found: list[Record] = []
+    for num_ranks in (1, 2) if is_vit else (2,):
+        out = tmp_path / str(num_ranks)
+        jobs = smoke_jobs(name, out, method=("tract",), lam=(0.1,), **changes)
+        log = tmp_path / "errors"
+        codes = forked.finish(forked.start(jobs[0].to_json(), num_ranks, log))
+        assert codes == num_ranks * [0], log.read_text()
+        found += Workspace(out).records.read()[0]
+    assert found[-1].num_devices == 2
+    assert all(loss is not None and math.isfinite(loss) for loss in found[-1].loss)
+    assert len(found[-1].layers) == 1
+    assert found[0].loss == pytest.approx(found[-1].loss, rel=1e-5)
 
 
 def test_every_recipe_is_smoked() -> None:
@@ -264,7 +303,7 @@ def test_a_shared_run_is_planned_once() -> None:
 def test_the_runs_of_make_gpu_lab_need_nothing_that_may_be_missing() -> None:
     code = (
         "import sys\n"
-        "for name in ('tyro', 'submitit', 'wandb'):\n"
+        "for name in ('tyro', 'submitit', 'wandb', 'webdataset'):\n"
         "    sys.modules[name] = None\n"
         "from trainact.lab.gpu import run\n"
         "sys.exit(run([]))"
@@ -273,6 +312,7 @@ def test_the_runs_of_make_gpu_lab_need_nothing_that_may_be_missing() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr == "usage: python -m trainact.lab.gpu DATA OUT\n"
+    assert done.stderr == f"{gpu.USAGE}\n"
+    assert {run.recipe for run in gpu.RUNS.values()} <= set(RECIPES)
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
-    assert "-m trainact.lab.gpu $(or $(DATA),cifar10)" in makefile
+    assert "-m trainact.lab.gpu $$run $(or $(DATA),cifar10)" in makefile
