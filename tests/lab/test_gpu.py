@@ -54,6 +54,25 @@ def test_what_fits_is_resident() -> None:
     assert choose_pipeline("auto", data, torch.device("cuda")) == "resident"
 
 
+@pytest.mark.parametrize("name", ["fig5-30", "table3-vit-s-400", "table5"])
+def test_large_recipes_train_in_micro_batches(tmp_path: Path, name: str) -> None:
+    options = ExperimentOptions(
+        out=tmp_path,
+        smoke=True,
+        device="cuda",
+        logger="none",
+        lam=(0.1,),
+        batch_size=4,
+        micro_batch=2,
+        workers=1,
+    )
+    for job in plan(find_recipes([name]), options, [0]):
+        record = carry_out(job, lambda _: None)
+        assert record is not None
+        assert all(loss is not None and math.isfinite(loss) for loss in record.loss)
+        assert record.micro_batches == 2
+
+
 @pytest.mark.parametrize("pipeline", ["resident", "workers"])
 @pytest.mark.parametrize(
     "changes",

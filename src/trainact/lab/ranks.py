@@ -81,10 +81,9 @@ def joined(device: str) -> Generator[Ranks]:
     if on_gpu:
         torch.cuda.set_device(ranks.local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
-    try:
-        yield ranks
-    finally:
-        dist.destroy_process_group()
+    yield ranks
+    # Not after an error: it would wait for the others, and the user for the message.
+    dist.destroy_process_group()
 
 
 def agree(value: T) -> T:

@@ -118,7 +118,7 @@ class Task(LightningModule):
         """Say what a micro-batch is of its batch.
 
         Args:
-            batch_idx: of the micro-batch in its epoch.
+            batch_idx: of the micro-batch.
 
         Returns:
             Its weight, and what is mixed.
@@ -254,12 +254,14 @@ class Task(LightningModule):
             checkpoint: that `on_save_checkpoint` added to.
         """
         self.history = [EpochResult(**epoch) for epoch in checkpoint["history"]]
+        # Checkpoints of older versions, which all lie between epochs, lack the rest.
+        sums = checkpoint.get("loss", (0.0, 0.0))
         if self.global_rank == 0:  # what is kept is of all processes together
-            for metric, total in zip(
-                (self.loss_sum, self.loss_count), checkpoint["loss"], strict=True
+            for metric, value in zip(
+                (self.loss_sum, self.loss_count), sums, strict=True
             ):
-                metric.update(total.to(self.device))
-        self._timer.go_on(checkpoint["spent"])
+                metric.update(torch.as_tensor(value, device=self.device))
+        self._timer.go_on(checkpoint.get("spent"))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimizer and the schedule, stepped once per step.
@@ -269,8 +271,7 @@ class Task(LightningModule):
         """
         make_optimizer = find_method(self.config.method).optimizer
         optimizer = make_optimizer(self.model, self.config)
-        # The Trainer could count the steps, but would then forget to set the batches
-        # back to where a checkpoint was.
+        # Asked for the steps, the Trainer would not set the batches to a checkpoint.
         scheduler = make_schedule(optimizer, self.config, self.batches.num_steps)
         return {
             "optimizer": optimizer,
