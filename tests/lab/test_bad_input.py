@@ -30,7 +30,7 @@ def assert_one_line(compare: Cli, *arguments: str, says: str) -> None:
         (("--model", "torchvision:resnet81"), "(did you mean 'resnet18'"),
         (
             ("--model", "timms:resnet18"),
-            "torchvision:resnet18, timm:resnet18 or cifar:",
+            "timm:resnet18, cifar:resnet18 or deit3:",
         ),
         (("--model",), "--model was given without a value"),
         (("--methods", "trakt"), "is not known (did you mean 'tract'?)"),
