@@ -9,6 +9,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
@@ -58,6 +59,8 @@ def make_trainer(
         max_epochs=config.epochs,
         accumulate_grad_batches=pieces,
         num_sanity_val_steps=0,
+        # Otherwise Lightning would keep checkpoints of its own, where the user is.
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         logger=logger or False,
         callbacks=callbacks,
         enable_progress_bar=False,
