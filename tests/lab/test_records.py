@@ -14,6 +14,8 @@ from trainact.lab.config import RunConfig
 from trainact.lab.errors import LabError
 from trainact.lab.records import RecordFile
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> RecordFile:
@@ -135,6 +137,19 @@ def test_an_unwritable_place_is_refused_before_training(tmp_path: Path) -> None:
         ("min_lr", 1e-5),
         ("channels_last", True),
         ("compile", True),
+        ("task", "detection"),
+        ("loss", "binary-cross-entropy"),
+        ("decay", "matrices"),
+        ("warmup_lr", 1e-6),
+        ("drop_path", 0.1),
+        ("mixup", 0.8),
+        ("cutmix", 1.0),
+        ("mix_group", 256),
+        ("repeats", 3),
+        ("eval_crop", 1.0),
+        ("pretrained", "vgg16"),
+        ("begins_with", "table3-vit-s-800"),
+        ("initial", "0123456789abcdef"),
     ],
 )
 def test_the_key_depends_on_every_field(field: str, value: object) -> None:
@@ -146,6 +161,14 @@ def test_the_key_depends_on_every_field(field: str, value: object) -> None:
 def test_every_field_is_in_the_table_above() -> None:
     mark = test_the_key_depends_on_every_field.pytestmark[0]  # type: ignore[attr-defined]
     assert {row[0] for row in mark.args[1]} == set(RunConfig.__dataclass_fields__)
+
+
+def test_fields_that_were_added_leave_the_keys_of_records() -> None:
+    path = ROOT / "records" / "recipes" / "fig3-sgd-100-reduced-cpu.jsonl"
+    records, _ = RecordFile(path).read()
+    assert records
+    for record in records:
+        assert record.config.key(str(record.data["hash"])) == record.key
 
 
 def test_the_key_depends_on_the_data_and_is_stable() -> None:
