@@ -104,6 +104,7 @@ def launch(devices: int, arguments: Sequence[str] | None = None) -> int:
             with _own_signals(), _no_logging(), _shown(folder):
                 elastic_launch(config, sys.executable)(*command)
         except SignalException as error:
+            _say_what(folder, devices)
             return 128 + error.sigval
         except ChildFailedError as error:
             return _explain(error.failures, devices, folder)
@@ -113,12 +114,8 @@ def launch(devices: int, arguments: Sequence[str] | None = None) -> int:
 
 def _explain(failures: Mapping[int, Any], devices: int, folder: Path) -> int:
     """Say what made the processes fail."""
-    for rank in range(devices):
-        lines = "".join(_errors(folder, rank)).splitlines()
-        said = [line for line in lines if line.startswith(_WHAT)]
-        if said:
-            sys.stderr.write(f"{said[-1]}\n")
-            return EXIT_BAD_INPUT
+    if _say_what(folder, devices):
+        return EXIT_BAD_INPUT
     rank, failure = min(failures.items(), key=_precedence)
     code = failure.exitcode
     first_words, last_words = _errors(folder, rank)
@@ -128,6 +125,17 @@ def _explain(failures: Mapping[int, Any], devices: int, folder: Path) -> int:
         f"process {rank} of {devices} ended with {how} and the others were ended: the "
         "same command goes on from the last checkpoint"
     )
+
+
+def _say_what(folder: Path, devices: int) -> bool:
+    """Say what the first process said that said what is wrong, if one did."""
+    for rank in range(devices):
+        lines = "".join(_errors(folder, rank)).splitlines()
+        said = [line for line in lines if line.startswith(_WHAT)]
+        if said:
+            sys.stderr.write(f"{said[-1]}\n")
+            return True
+    return False
 
 
 def _precedence(item: tuple[int, Any]) -> tuple[bool, int, bool, int]:
