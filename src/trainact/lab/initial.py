@@ -7,6 +7,7 @@ from pathlib import Path
 from trainact.lab.errors import LabError
 from trainact.lab.experiment_options import ExperimentOptions
 from trainact.lab.recipe import Arm, Recipe
+from trainact.lab.records import Record
 from trainact.lab.workspace import Workspace
 
 
@@ -36,13 +37,16 @@ def find_initial(
     if source is None:
         return None
     workspace = Workspace(options.out)
-    records, _ = workspace.records.read()
-    found = [
-        path
-        for record in records
+    runs = [
+        record
+        for record in workspace.records.read()[0]
         if record.recipe == source
         and (record.config.arm, record.config.seed) == (arm.name, seed)
-        and (path := workspace.weights(record.key)).exists()
+    ]
+    found = [
+        path
+        for record in runs
+        if not record.diverged and (path := workspace.weights(record.key)).exists()
     ]
     if len(found) > 1:
         raise LabError(
@@ -52,7 +56,18 @@ def find_initial(
     if not found and not options.smoke:
         raise LabError(
             f"{recipe.name} begins with the weights that {source} ends with, and "
-            f"{options.out} has none for {arm.name}, seed {seed}: train that first, "
-            "with the same --out, or give a file with --weights"
+            f"{options.out} has none for {arm.name}, seed {seed}: {_remedy(runs)}"
         )
     return found[0] if found else None
+
+
+def _remedy(runs: list[Record]) -> str:
+    """What to do where none of these runs left weights to begin with."""
+    if not runs:
+        return "train that first, with the same --out, or give a file with --weights"
+    if all(run.diverged for run in runs):
+        return "it diverged; leave it out, or give a file with --weights"
+    return (
+        "it is recorded without; give a file with --weights, or train it again with "
+        "another --out"
+    )

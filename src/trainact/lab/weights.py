@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,18 @@ def keep_weights(model: nn.Module, path: Path) -> None:
         LabError: if the disk does not take them.
     """
     fresh = path.with_suffix(".fresh")
+    content = io.BytesIO()  # torch's own writer does not say what the disk said
+    torch.save(model.state_dict(), content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(model.state_dict(), fresh)
+        fresh.write_bytes(content.getbuffer())
         put_in_place(fresh, path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-        what = describe_os_error(error) if isinstance(error, OSError) else error
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
         raise LabError(
-            f"the weights {path} could not be written ({what}): make room and give the "
-            "same command again"
+            f"the weights {path} could not be written ({describe_os_error(error)}): "
+            "make room and give the same command again"
         ) from error
 
 
