@@ -26,7 +26,9 @@ class ExperimentOptions:
     """Values of TrAct's lambda, instead of the recipe's."""
 
     data: str | None = None
-    """Other images than the recipe's: cifar10, cifar100, imagefolder:PATH, ..."""
+    """Other images than the recipe's: cifar10, cifar100 or imagefolder:PATH; where they
+    are photographs also webdataset:PATH, flowers102 or stanford-cars; for detection
+    voc:PATH."""
 
     data_dir: Path = Path(".data")
     """Where torchvision keeps its downloads."""
@@ -44,7 +46,8 @@ class ExperimentOptions:
     """Train on this many images only, every class keeping its share."""
 
     image_size: int | None = None
-    """For imagefolder: height and width to bring every image to."""
+    """Height and width to bring images to, of imagefolder:PATH and all photographs; for
+    detection the shorter side."""
 
     precision: Precision | None = None
     """Lightning's precision."""
