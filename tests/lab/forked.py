@@ -75,6 +75,8 @@ def _carry_out(job_json: str, rank: int, size: int, port: str, log: str) -> None
     from trainact.lab.ranks import joined
 
     torch.set_num_threads(1)
+    # As the command has it: what reads images is not started by a server of its own.
+    multiprocessing.set_start_method("fork", force=True)
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     values = dict(zip(names, map(str, (rank, rank, size, size)), strict=True))
     os.environ.update(values, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)

@@ -81,8 +81,7 @@ def end_of(job: Job) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def assert_same_end(found: Job, expected: Job) -> None:
     outcomes, weights = zip(end_of(found), end_of(expected), strict=True)
     assert outcomes[0] == outcomes[1]
-    for name, value in weights[1].items():
-        assert torch.equal(weights[0][name], value), name
+    torch.testing.assert_close(weights[0], weights[1], atol=0, rtol=0)
 
 
 def assert_close_end(found: Job, expected: Job) -> None:
@@ -105,7 +104,6 @@ def train_on(num_ranks: int, job: Job) -> list[int | None]:
     return codes
 
 
-# What is wrong with a file: what is done to it and how it is put right.
 def zero(path: Path, offset: int = 0, size: int | None = None) -> Repair:
     before = path.read_bytes()
     size = len(before) if size is None else size
@@ -120,15 +118,9 @@ def remove(path: Path) -> Repair:
 
 
 def break_file(job: Job, damage: str, least: int) -> tuple[Path, int, Repair]:
-    """Damage what the first epoch needs late, but not for the shape of the model.
+    """Damage what the first epoch needs after so many images, and no probe before it.
 
-    Args:
-        job: to be stopped.
-        damage: ``corrupt`` or ``missing``.
-        least: how many images come before it.
-
-    Returns:
-        The file, after how many images it is needed, and what puts it right.
+    Returns the file, after how many images it is needed, and what puts it right.
     """
     data: Any = data_of(job)
     source = data.train
@@ -160,8 +152,15 @@ def test_what_is_put_right_leaves_no_trace(
 ) -> None:
     monkeypatch.setattr(shards, "WINDOW", 2)  # several in an epoch
     whole, job = make_job(tmp_path / "whole", task), make_job(tmp_path / "out", task)
-    carry_out(whole, ignore)
-    key_of(job)  # the files are listed by now
+    carry_out(whole, ignore)  # the files are listed by now
+    saved: list[int] = []
+    save = Trainer.save_checkpoint
+
+    def note(self: Trainer, filepath: Path) -> None:
+        saved.append(self.global_step)
+        save(self, filepath)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", note)
     path, first, repair = break_file(job, damage, least=6)
     for _ in range(2):
         with pytest.raises(LabError) as error:
@@ -171,12 +170,14 @@ def test_what_is_put_right_leaves_no_trace(
         assert message.startswith("cannot read ")
         assert str(path) in message
         assert ("--corrupt skip" in message) == (damage == "corrupt")
-        assert 1 <= step_of_checkpoint(job) == first // TASK.batch_size < STEPS
+    last = first // TASK.batch_size
+    assert 1 <= step_of_checkpoint(job) == last < STEPS
     workspace = Workspace(tmp_path / "out")
     assert workspace.records.read() == workspace.epochs.read() == ([], [])
     assert not workspace.weights(key_of(job)).exists()
     repair()
     carry_out(job, ignore)
+    assert saved == list(range(1, TASK.epochs * STEPS + 1)), "no step twice"
     assert_same_end(job, whole)
 
 
@@ -241,6 +242,7 @@ def test_stopped_on_some_processes_and_ended_on_others(
     assert message in (tmp_path / "out.log").read_text()
     assert step_of_checkpoint(job) == (32 if before == 2 else first // 2)
     repair()
+    break_file(job, "corrupt", least=0)  # which is not needed any more
     assert train_on(after, job) == after * [0]
     (assert_same_end if before == after else assert_close_end)(job, whole)
 

@@ -78,8 +78,8 @@ class Task(LightningModule):
         # Not torchmetrics' mean, which forgets the weights when it need not mind NaN.
         self.loss_sum = SumMetric(nan_strategy="disable")
         self.loss_count = SumMetric(nan_strategy="disable")
-        self._lost_at: Tensor
-        self.register_buffer("_lost_at", torch.tensor(_NEVER), persistent=False)
+        # No buffer: each process would be given the first one's in every step.
+        self._lost_at = torch.tensor(_NEVER)
         self._timer = Timer(self._now)
 
     @abstractmethod
@@ -198,6 +198,7 @@ class Task(LightningModule):
 
     def on_train_start(self) -> None:
         """Start the clock, which may be inside an epoch."""
+        self._lost_at = self._lost_at.to(self.device)
         self._timer.go_on()
 
     def on_train_epoch_start(self) -> None:
