@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.lab.photographic import make_shards, write_photographs
 from trainact import cli
 from trainact.lab.config import RunConfig
 from trainact.lab.records import Record
@@ -129,3 +131,23 @@ def real_photographs(tmp_path_factory: pytest.TempPathFactory) -> str | None:
             if kept.total() == 8:
                 break
     return f"imagefolder:{folder}"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of made-up photographs."""
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture(scope="module")
+def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of them, not to be changed."""
+    out = tmp_path_factory.mktemp("shards") / "made"
+    assert make_shards(root, out) == 0
+    return out
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    """Shards that a test may change."""
+    return Path(shutil.copytree(made, tmp_path / "copy"))

@@ -34,11 +34,6 @@ from trainact.lab.errors import LabError
 NUM_TRAIN = sum(COUNTS["train"])
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photographs(tmp_path_factory.mktemp("photographs"))
-
-
 @pytest.fixture
 def data(root: Path) -> Photographs:
     return load(root)

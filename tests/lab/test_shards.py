@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from tests.lab.photographic import (
     load,
     load_shards,
     make_shards,
-    write_photographs,
 )
 from trainact.lab.data.images import stratified_subset
 from trainact.lab.data.photographs import (
@@ -44,23 +42,6 @@ from trainact.lab.data.photographs.index import Shard
 from trainact.lab.errors import LabError
 
 NUM_TRAIN = sum(COUNTS["train"])
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photographs(tmp_path_factory.mktemp("photographs"))
-
-
-@pytest.fixture(scope="module")
-def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "made"
-    assert make_shards(root, out) == 0
-    return out
-
-
-@pytest.fixture
-def copy(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "copy"))
 
 
 def numbers(source: ShardSource | FileSource) -> list[int]:

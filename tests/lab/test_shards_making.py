@@ -16,7 +16,6 @@ from tests.lab.photographic import (
     SHARD_BYTES,
     load_shards,
     make_shards,
-    write_photographs,
 )
 from trainact import cli
 from trainact.lab.data.photographs import FileSource, making
@@ -29,23 +28,6 @@ NUM_TRAIN = sum(COUNTS["train"])
 
 def ignore(done: int, total: int) -> None:
     assert 0 <= done <= total
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photographs(tmp_path_factory.mktemp("photographs"))
-
-
-@pytest.fixture(scope="module")
-def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "made"
-    assert make_shards(root, out) == 0
-    return out
-
-
-@pytest.fixture
-def copy(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "copy"))
 
 
 class Stop:

@@ -36,8 +36,7 @@ class ClassificationTask(Task):
         super().__init__(model, config)
         self.num_classes = num_classes
         self.normalise = Normalise(*statistics)
-        mixes = config.mixup > 0 or config.cutmix > 0
-        self.mix = Mixing(config, num_classes) if mixes else None
+        self.mix = Mixing(config, num_classes) if config.mixes else None
         self.test_accuracy = _accuracy(num_classes, 1)
         self.test_top5 = _accuracy(num_classes, TOP_K) if num_classes > TOP_K else None
 

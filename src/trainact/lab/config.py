@@ -123,6 +123,11 @@ class Setting:
         """
         return asdict(self)
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed with each other."""
+        return self.mixup > 0 or self.cutmix > 0
+
     def identity(self) -> dict[str, Any]:
         """What a hash is made of: all but later fields that have their defaults.
 

@@ -56,10 +56,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     try:
         values: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise LabError(
-            f"cannot read the weights {path} ({describe_os_error(error)}): give the "
-            "file of a state dict with --weights"
-        ) from error
+        raise LabError(_unreadable(path, error)) from error
     except Exception as error:  # torch raises many types on a damaged file
         raise LabError(
             f"{path} holds no weights that can be read ({first_line(error)}): give the "
@@ -89,8 +86,12 @@ def hash_weights(path: Path) -> str:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
     except OSError as error:
-        raise LabError(
-            f"cannot read the weights {path} ({describe_os_error(error)}): give the "
-            "file of a state dict with --weights"
-        ) from error
+        raise LabError(_unreadable(path, error)) from error
     return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return (
+        f"cannot read the weights {path} ({describe_os_error(error)}): give the file "
+        "of a state dict with --weights"
+    )

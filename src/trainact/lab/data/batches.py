@@ -90,7 +90,7 @@ class Batches(ABC):
         self.epoch = 0
         self.num_images = num_images
         self._repeats = setting.repeats
-        self._mixes = setting.mixup > 0 or setting.cutmix > 0
+        self._mixes = setting.mixes
         self._group = setting.mix_group or setting.batch_size
         self._start = self._taken = 0
         length = num_images

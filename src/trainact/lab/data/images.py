@@ -5,15 +5,15 @@ Shape suffixes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainact.lab.data.image_set import ImageSet
 from trainact.lab.errors import LabError
 
 # Everything that is drawn about the data (splits, subsets) comes from this seed, so
@@ -23,7 +23,7 @@ _BLOCK = 4096
 
 
 @dataclass(frozen=True)
-class ImageData:
+class ImageData(ImageSet):
     """Train and test images in memory, as bytes.
 
     Attributes:
@@ -41,11 +41,6 @@ class ImageData:
     classes: tuple[str, ...]
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
-
-    @property
     def num_train(self) -> int:
         """Number of training images."""
         return len(self.train_labels)
@@ -61,44 +56,28 @@ class ImageData:
         channels, height, width = self.train_images.shape[1:]
         return channels, height, width
 
-    @cached_property
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and std of the training images per channel, float32, [C] each.
+    def measured(self) -> Iterator[Tensor]:
+        """Give all training images.
 
-        A constant channel has std 1, so that normalising it gives zeros.
+        Yields:
+            Bytes [N, C, H, W].
         """
-        count = 0
-        total_C = torch.zeros(self.image_shape[0], dtype=torch.float64)
-        squares_C = torch.zeros_like(total_C)
-        for block_NCHW in self.train_images.split(_BLOCK):
-            values_NCHW = block_NCHW.double()
-            total_C += values_NCHW.sum((0, 2, 3))
-            squares_C += values_NCHW.square().sum((0, 2, 3))
-            count += block_NCHW[:, 0].numel()
-        mean_C = total_C / count
-        std_C = (squares_C / count - mean_C.square()).clamp_min(0).sqrt()
-        std_C[std_C < 1e-6] = 1.0
-        return mean_C.float(), std_C.float()
+        yield from self.train_images.split(_BLOCK)
 
-    @cached_property
-    def fingerprint(self) -> dict[str, object]:
-        """What identifies the data in a record: counts, classes, shape and a hash."""
-        digest = hashlib.blake2b(digest_size=16)
+    def identity(self) -> Iterator[bytes | memoryview]:
+        """Give all images and labels.
+
+        Yields:
+            Shapes and contents.
+        """
         for part in (
             self.train_images,
             self.train_labels,
             self.test_images,
             self.test_labels,
         ):
-            digest.update(repr(tuple(part.shape)).encode())
-            digest.update(part.contiguous().numpy().data)
-        return {
-            "train": len(self.train_labels),
-            "test": len(self.test_labels),
-            "shape": list(self.image_shape),
-            "classes": list(self.classes),
-            "hash": digest.hexdigest(),
-        }
+            yield repr(tuple(part.shape)).encode()
+            yield part.contiguous().numpy().data
 
     def sample(self, count: int) -> Tensor:
         """Draw training images, the same ones every time.

@@ -16,6 +16,7 @@ from trainact.lab.data.augment import find_augmentation
 from trainact.lab.data.batches import WHOLE, Batch, Batches, Share
 from trainact.lab.data.images import ImageData
 from trainact.lab.data.photographs import Photographs, one_line
+from trainact.lab.ranks import this_process
 
 # Of an epoch's images in memory few are decoded: more processes would wait.
 MAX_WORKERS = 4
@@ -184,8 +185,7 @@ def default_workers(data: AnyData) -> int:
         at most 4, or 16 for images that are not in memory.
     """
     most = MAX_WORKERS if isinstance(data, ImageData) else MAX_READERS
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(most, _num_cores() // local))
+    return max(1, min(most, _num_cores() // this_process().local_size))
 
 
 def _num_cores() -> int:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainact.lab.config import RunConfig
 from trainact.lab.data.batches import WHOLE, Batches, Share
+from trainact.lab.data.photographs import one_line
 from trainact.lab.data.workers import default_workers
 from trainact.lab.detection.data import DetectionData
 from trainact.lab.detection.examples import Example
@@ -121,8 +122,7 @@ class _Loader:
         is_training: bool,
     ) -> None:
         if num_workers is None:
-            anything: Any = data
-            num_workers = default_workers(anything) if data.is_on_disk else 0
+            num_workers = default_workers(data) if data.is_on_disk else 0
         examples = data.train if is_training else data.test
         self._samples = _Samples(examples, is_training=is_training)
         self._num_workers = num_workers
@@ -139,28 +139,24 @@ class _Loader:
             # The loader draws a seed that nobody uses: not from the model's generator.
             generator=torch.Generator(),
         )
-        for batch in loader:
-            if isinstance(batch, LabError):  # raised here it has its one line
-                raise batch
-            images, targets = batch  # pinning makes lists
-            yield images, targets
+        with one_line():
+            for batch in loader:
+                images, targets = batch  # pinning makes lists
+                yield images, targets
 
 
 class _Samples(Dataset[Any]):
-    """Images and targets; in place of one that cannot be read, the error."""
+    """Images and targets."""
 
     def __init__(self, examples: Sequence[Example], *, is_training: bool) -> None:
         self._examples = examples
         self._is_training = is_training
 
-    def __getitem__(self, key: _Key) -> tuple[Tensor, Target] | LabError:
+    def __getitem__(self, key: _Key) -> tuple[Tensor, Target]:
         index, is_mirrored = key
         example = self._examples[index]
         objects = example.objects.easy() if self._is_training else example.objects
-        try:
-            image_CHW = example.read()
-        except LabError as error:
-            return error
+        image_CHW = example.read()
         if is_mirrored:
             image_CHW = image_CHW.flip(2)
             objects = objects.mirrored(image_CHW.shape[2])
@@ -172,13 +168,5 @@ class _Samples(Dataset[Any]):
         }
 
 
-def _collate(
-    samples: list[tuple[Tensor, Target] | LabError],
-) -> DetectionBatch | LabError:
-    batch: DetectionBatch = ([], [])
-    for sample in samples:
-        if isinstance(sample, LabError):
-            return sample
-        batch[0].append(sample[0])
-        batch[1].append(sample[1])
-    return batch
+def _collate(samples: list[tuple[Tensor, Target]]) -> DetectionBatch:
+    return [image for image, _ in samples], [target for _, target in samples]

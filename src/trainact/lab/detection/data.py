@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from trainact.lab.data.image_set import ImageSet
 from trainact.lab.data.images import SPLIT_SEED
 from trainact.lab.detection.examples import Example
 from trainact.lab.errors import LabError, did_you_mean
@@ -25,7 +24,7 @@ DEFAULT_SIZE = 600
 
 
 @dataclass(frozen=True)
-class DetectionData:
+class DetectionData(ImageSet):
     """Images with boxes, read one by one when they are wanted.
 
     Attributes:
@@ -48,11 +47,6 @@ class DetectionData:
             )
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes, without the background."""
-        return len(self.classes)
-
-    @property
     def num_train(self) -> int:
         """Number of training images."""
         return len(self.train)
@@ -72,37 +66,29 @@ class DetectionData:
         """Channels, height and width of what `sample` returns."""
         return 3, self.image_size, self.image_size
 
-    @cached_property
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and std of the training images per channel, float32, [3] each."""
-        count = 0
-        total_C = torch.zeros(3, dtype=torch.float64)
-        squares_C = torch.zeros_like(total_C)
-        for example in self.train:
-            values_CP = example.read().flatten(1).double()
-            total_C += values_CP.sum(1)
-            squares_C += values_CP.square().sum(1)
-            count += values_CP.shape[1]
-        mean_C = total_C / count
-        std_C = (squares_C / count - mean_C.square()).clamp_min(0).sqrt()
-        std_C[std_C < 1e-6] = 1.0
-        return mean_C.float(), std_C.float()
+    def measured(self) -> Iterator[Tensor]:
+        """Give all training images.
 
-    @cached_property
-    def fingerprint(self) -> dict[str, object]:
-        """What identifies the data in a record: counts, classes, shape and a hash."""
-        digest = hashlib.blake2b(digest_size=16)
+        Yields:
+            Bytes [1, 3, H, W].
+        """
+        for example in self.train:
+            yield example.read()[None]
+
+    def identity(self) -> Iterator[bytes | memoryview]:
+        """Give files and boxes.
+
+        Yields:
+            Parts.
+        """
         for part in (self.train, self.test):
-            digest.update(str(len(part)).encode())
+            yield str(len(part)).encode()
             for example in part:
-                _add(digest, example)
-        return {
-            "train": self.num_train,
-            "test": self.num_test,
-            "shape": list(self.image_shape),
-            "classes": list(self.classes),
-            "hash": digest.hexdigest(),
-        }
+                content, objects = example.content(), example.objects
+                yield f"{len(content)} {len(objects.labels)} ".encode()
+                yield content
+                for array in (objects.boxes, objects.labels, objects.difficult):
+                    yield array.tobytes()
 
     def sample(self, count: int) -> Tensor:
         """Draw training images, the same ones every time, brought to squares.
@@ -177,11 +163,3 @@ def _draw(examples: Sequence[Example], count: int) -> list[Example]:
 def _to_square(image_CHW: Tensor, size: int) -> Tensor:
     square_1CSS = interpolate(image_CHW[None].float(), (size, size), mode="bilinear")
     return square_1CSS[0].round().to(torch.uint8)
-
-
-def _add(digest: hashlib.blake2b, example: Example) -> None:
-    content, objects = example.content(), example.objects
-    digest.update(f"{len(content)} {len(objects.labels)} ".encode())
-    digest.update(content)
-    for array in (objects.boxes, objects.labels, objects.difficult):
-        digest.update(array.tobytes())

@@ -5,12 +5,10 @@ Shape suffixes: K images, C channels, H height, W width.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -19,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from trainact.lab.data.image_set import ImageSet
 from trainact.lab.data.images import SPLIT_SEED, stratified_subset
 from trainact.lab.data.photographs.source import (
     Source,
@@ -42,7 +41,7 @@ _logger = logging.getLogger("trainact.lab")
 
 
 @dataclass(frozen=True)
-class Photographs:
+class Photographs(ImageSet):
     """Training and test images, read when they are wanted.
 
     Attributes:
@@ -64,11 +63,6 @@ class Photographs:
     corrupt: Corrupt = "stop"
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
-
-    @property
     def num_train(self) -> int:
         """Number of training images."""
         return len(self.train)
@@ -83,45 +77,28 @@ class Photographs:
         """Channels, height and width of one image as a model sees it."""
         return 3, self.image_size, self.image_size
 
-    @cached_property
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and std of each channel, in units of bytes, float32 [C].
+    def measured(self) -> Iterator[Tensor]:
+        """Give at most 1,000 training images under the test transform.
 
-        Of at most 1,000 training images under the test transform, the same every time.
-        A constant channel has a std of 1, so that dividing by it gives zeros.
+        Yields:
+            Bytes [1, 3, S, S], always the same.
         """
-        count = 0
-        total_C, squares_C = torch.zeros(2, 3, dtype=torch.float64)
         for image_CHW in self._sample(_NUM_MEASURED):
-            values_CHW = image_CHW.double()
-            total_C += values_CHW.sum((1, 2))
-            squares_C += values_CHW.square().sum((1, 2))
-            count += values_CHW[0].numel()
-        mean_C = total_C / count
-        std_C = (squares_C / count - mean_C.square()).clamp_min(0).sqrt()
-        std_C[std_C < 1e-6] = 1.0
-        return mean_C.float(), std_C.float()
+            yield image_CHW[None]
 
-    @cached_property
-    def fingerprint(self) -> dict[str, object]:
-        """What identifies the data in a record: counts, classes, shape and a hash.
+    def identity(self) -> Iterator[bytes | memoryview]:
+        """Give names, lengths and labels of files, or what the index of shards says.
 
-        The hash is of names, lengths and labels of files, or of what the index of
-        shards says. The images themselves are not read: those of ImageNet have 150 GB.
-        An image that is changed and keeps its length goes unnoticed.
+        The images themselves are not read: those of ImageNet have 150 GB. An image that
+        is changed and keeps its length goes unnoticed.
+
+        Yields:
+            Parts, each after its length.
         """
-        digest = hashlib.blake2b(digest_size=16)
         for source in (self.train, self.test):
             for part in source.identity():
-                digest.update(len(part).to_bytes(8, "little"))
-                digest.update(part)
-        return {
-            "train": self.num_train,
-            "test": self.num_test,
-            "shape": list(self.image_shape),
-            "classes": list(self.classes),
-            "hash": digest.hexdigest(),
-        }
+                yield len(part).to_bytes(8, "little")
+                yield part
 
     def sample(self, count: int) -> Tensor:
         """Draw training images, the same ones every time, under the test transform.
