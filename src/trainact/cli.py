@@ -6,11 +6,15 @@ install, where only the core is installed.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import io
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +23,7 @@ from trainact._version import __version__
 EXIT_OK = 0
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 where `bench` found something broken or a run of `sweep`
-        failed, 2 for bad input, 130 after Ctrl-C.
+        failed, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
     """
     _tolerate_any_encoding()
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -125,6 +130,37 @@ def usage() -> str:
 
 
 def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
+    with _terminable() as is_terminated:
+        code = _try_to_run(name, command, arguments)
+        return EXIT_TERMINATED if is_terminated() else code
+
+
+@contextlib.contextmanager
+def _terminable() -> Generator[Callable[[], bool]]:
+    """Make SIGTERM end the command as Ctrl-C does, with what is finished shown.
+
+    One of several processes ends at once instead: their launcher says what happened.
+
+    Yields:
+        Says whether SIGTERM was received.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if "RANK" in os.environ or threading.current_thread() != threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _try_to_run(name: str, command: Command, arguments: Sequence[str]) -> int:
     try:
         return _run_lab(name, command, arguments)
     except ModuleNotFoundError as error:

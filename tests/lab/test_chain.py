@@ -128,6 +128,43 @@ def test_none_some_or_several(out: Path, tmp_path: Path) -> None:
     assert {job.config.initial for job in jobs} == {hash_weights(chosen)}
 
 
+def test_a_smoke_leaves_nothing_that_is_worth_beginning_with(out: Path) -> None:
+    train(jobs_of(FIRST, out, smoke=True, data="digits"))
+    train(jobs_of(FIRST, out, smoke=True))
+    message = refusal(lambda: jobs_of(SECOND, out))
+    assert f"{out} has none for vanilla, seed 0: train that first" in message
+    train(jobs_of(FIRST, out))
+    jobs = jobs_of(SECOND, out)
+    keys = [Path(str(job.weights)).stem for job in jobs]
+    real = [r for r in Workspace(out).records.read()[0] if r.config.epochs == 1]
+    assert keys == [record.key for record in real]
+
+
+@pytest.fixture
+def chain(monkeypatch: pytest.MonkeyPatch, out: Path) -> tuple[str, ...]:
+    """The command that trains the two, the one that begins with weights named first."""
+    for recipe in (SECOND, FIRST):
+        monkeypatch.setitem(RECIPES, recipe.name, recipe)
+    where = ("--device", "cpu", "--out", str(out), "--logger", "none")
+    return ("sweep", "second", "first", *where)
+
+
+def test_a_sweep_trains_first_what_others_begin_with(
+    chain: tuple[str, ...], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*chain, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("missing") == 4
+    assert "Not yet second: second begins with the weights that first ends" in said
+    assert cli.main(chain) == 0
+    records = Workspace(out).records.read()[0]
+    assert [record.recipe for record in records] == 4 * ["first"] + 4 * ["second"]
+    assert all(r.config.initial for r in records if r.recipe == "second")
+    capsys.readouterr()
+    assert cli.main([*chain, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("recorded  ") == 8
+
+
 def test_a_run_that_left_no_weights_is_not_to_be_trained_in_vain(out: Path) -> None:
     (record, *_) = train(jobs_of(FIRST, out, method=("vanilla",)))
     Workspace(out).weights(record.key).unlink()
@@ -148,15 +185,18 @@ def test_what_diverged_is_nothing_to_begin_with(out: Path) -> None:
 
 def test_a_file_for_each_method_and_seed(tmp_path: Path, out: Path) -> None:
     runs = [(method, seed) for seed in (0, 1) for method in ("vanilla", "tract")]
-    places = [tmp_path / f"{method}-{seed}.pt" for method, seed in runs]
+    lams = {"vanilla": "", "tract": "0.1"}
+    places = [tmp_path / f"{method}{lams[method]}-{seed}.pt" for method, seed in runs]
     for place in places:
         keep_weights(perceptron(), place)
-    jobs = jobs_of(SECOND, out, weights=tmp_path / "{method}-{seed}.pt")
+    jobs = jobs_of(SECOND, out, weights=tmp_path / "{method}{lam}-{seed}.pt")
     assert [(job.config.method, job.config.seed) for job in jobs] == runs
     assert [job.weights for job in jobs] == list(map(str, places))
     assert len({job.config.initial for job in jobs}) == 4
     places[0].unlink()
-    message = refusal(lambda: jobs_of(SECOND, out, weights=tmp_path / "{method}-0.pt"))
+    message = refusal(
+        lambda: jobs_of(SECOND, out, weights=tmp_path / "{method}{lam}-0.pt")
+    )
     assert message.startswith(f"cannot read the weights {places[0]} (No such file")
 
 

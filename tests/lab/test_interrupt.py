@@ -1,4 +1,4 @@
-"""Ctrl-C, as a terminal sends it, to a real process."""
+"""Ctrl-C, as a terminal sends it, and SIGTERM, as a cluster does, to real processes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.lab.conftest import CONFIG
+from tests.lab.photographic import write_photographs
 from trainact.lab.data import load_data
 from trainact.lab.records import RecordFile
 from trainact.lab.run import train
@@ -70,3 +71,59 @@ def test_an_interrupt_inside_lightning_comes_out_and_ctrl_c_works_again() -> Non
     with pytest.raises(KeyboardInterrupt):
         train(CONFIG, data, torch.device("cpu"), interrupt)
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_sigterm_means_what_it_meant_before_training() -> None:
+    """Where a cluster's job answers it by going on, as submitit's does, it goes on."""
+    received: list[int] = []
+
+    def terminate(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+
+    data = load_data("digits", Path("unused"), limit=50)
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        record = train(CONFIG, data, torch.device("cpu"), terminate)
+        assert signal.getsignal(signal.SIGTERM) is note
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == CONFIG.epochs * [signal.SIGTERM]
+    assert len(record.accuracy) == CONFIG.epochs
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(signal, "sigwaitinfo"), reason="data workers need it to ignore SIGTERM"
+)
+@pytest.mark.parametrize("is_group", [False, True])
+def test_sigterm_is_no_success(tmp_path: Path, is_group: bool) -> None:
+    """To the process alone, or to those that read its images as well."""
+    photographs = write_photographs(tmp_path / "photographs")
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, "-c", PROGRAM, "run", "fig11-30", "--smoke"),
+        *("--data", f"imagefolder:{photographs}", "--image-size", "32"),
+        *("--epochs", "100000", "--method", "vanilla", "--seed", "0"),
+        *("--workers", "2", "--device", "cpu", "--logger", "none", "--out", str(out)),
+    ]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        start_new_session=True,
+    ) as process:
+        while not (out / "epochs.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        (os.killpg if is_group else os.kill)(process.pid, signal.SIGTERM)
+        said, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert RecordFile(out / "records.jsonl").read()[0] == []
+    assert errors == ""
+    assert "Interrupted: the same command goes on where it stopped." in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from trainact.lab import launch as launch_module
 from trainact.lab.errors import LabError
 from trainact.lab.launch import launch, must_launch
-from trainact.lab.ranks import ALONE, Ranks, this_process
+from trainact.lab.ranks import ALONE, Ranks, own_cores, this_process
 
 # torchrun's launcher leaves the files that it redirects to for the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -163,7 +165,7 @@ def test_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (1, "cuda", 0, False),
         (2, "cpu", 0, True),
-        (2, "auto", 0, True),
+        (2, "auto", 0, "--devices 2 of auto: this machine has 0 GPUs; give fewer, or"),
         (2, "auto", 2, True),
         (2, "cuda", 4, True),
         (2, "auto", 1, "--devices 2 of auto: this machine has 1 GPUs"),
@@ -198,3 +200,33 @@ def test_what_is_started_already_is_not_launched(
     assert not must_launch(4, "cpu")
     with pytest.raises(LabError, match="--devices 2, but 4 processes were started"):
         must_launch(2, "cpu")
+
+
+BOUND = [{0, 1}, {2, 3}, {4, 5}, {6, 7}]  # such as by SLURM, to cores of their own
+FREE = 4 * [set(range(8))]
+
+
+@pytest.mark.parametrize(
+    ("here", "elsewhere", "expected"),
+    [(BOUND, BOUND, 2), (FREE, FREE, 2), (FREE, BOUND, 2), (4 * [{3}], BOUND, 1)],
+)
+def test_own_cores(
+    monkeypatch: pytest.MonkeyPatch,
+    here: list[set[int]],
+    elsewhere: list[set[int]],
+    expected: int,
+) -> None:
+    """Processes 0 to 3 are on one machine, 4 to 7, of which this is 5, on another."""
+    for name, value in RANKS.items():
+        monkeypatch.setenv(name, str(value))
+    given = [*((0, own) for own in elsewhere), *((4, own) for own in here)]
+
+    def gather(found: list[object], own: object) -> None:
+        assert own == given[5]
+        found[:] = given
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: here[1], raising=False)
+    assert own_cores() == max(1, len(here[1]) // 4), "before the others are there"
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    assert own_cores() == expected

@@ -159,7 +159,17 @@ def test_a_process_that_is_killed(out: Path, command: Callable[..., Outcome]) ->
 
 
 @pytest.mark.slow
-def test_ctrl_c(out: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kill", "number"),
+    [
+        (os.killpg, signal.SIGINT),  # as a terminal does
+        (os.kill, signal.SIGTERM),
+        (os.killpg, signal.SIGTERM),
+    ],
+)
+def test_ended_by_a_signal(
+    out: Path, tmp_path: Path, kill: Callable[[int, int], None], number: int
+) -> None:
     arguments = ("--seed", "0", "--method", "own_methods:WAITING", "--devices", "2")
     with start(out, *arguments) as process:
         deadline = time.monotonic() + TIMEOUT
@@ -167,9 +177,9 @@ def test_ctrl_c(out: Path, tmp_path: Path) -> None:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)
+        kill(process.pid, number)
         said, errors = process.communicate(timeout=TIMEOUT)
-    assert (process.returncode, errors) == (130, "")
+    assert (process.returncode, errors) == (128 + number, "")
     assert said.count("Interrupted: the same command goes on where it stopped.") == 1
 
 

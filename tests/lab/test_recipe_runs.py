@@ -18,13 +18,14 @@ from trainact.lab import gpu
 from trainact.lab.cluster import Work, submit
 from trainact.lab.data.photographs import is_photographic
 from trainact.lab.data.smoke import NUM_IMAGES
-from trainact.lab.experiment import adapt, choose_arms, plan, stretch
+from trainact.lab.experiment import adapt, choose_arms, plan
 from trainact.lab.jobs import Job, carry_out
 from trainact.lab.recipe import Arm
 from trainact.lab.recipes import RECIPES, find_recipes
 from trainact.lab.recipes.common import LENGTHS
 from trainact.lab.records import Record
 from trainact.lab.run_options import RunOptions, SweepOptions
+from trainact.lab.shorten import stretch
 from trainact.lab.workspace import Workspace
 
 Command = Callable[..., Outcome]

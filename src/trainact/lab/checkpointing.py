@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -114,6 +115,8 @@ def save_whole(trainer: Trainer, path: Path) -> None:
         if trainer.is_global_zero:
             put_in_place(fresh, path)
     except OSError as error:
+        with contextlib.suppress(OSError):  # nothing that can be used
+            fresh.unlink(missing_ok=True)
         raise LabError(
             f"the checkpoint {path} could not be written ({describe_os_error(error)}): "
             "make room and give the same command again; the last checkpoint is kept"

@@ -11,6 +11,9 @@ from trainact.lab.jobs import Job, carry_out
 from trainact.lab.ranks import joined
 from trainact.lab.run_options import SweepOptions
 
+# Each takes hours, in which a run keeps many checkpoints: rather a limit than none.
+MAX_TIMEOUTS = 100
+
 
 def _meet() -> None:
     """Set torchrun's variables, where a job has several tasks."""
@@ -81,7 +84,11 @@ def submit(
             "--slurm needs submitit, which is not installed: pip install submitit"
         ) from error
     try:
-        executor = submitit.AutoExecutor(options.out / "slurm", cluster=cluster)
+        executor = submitit.AutoExecutor(
+            options.out / "slurm",
+            cluster=cluster,
+            slurm_max_num_timeout=MAX_TIMEOUTS,
+        )
     except RuntimeError as error:
         raise LabError(
             f"--slurm: {first_line(error)}; give the command where jobs are submitted, "

@@ -128,6 +128,11 @@ class Setting:
         """Whether images of a batch are mixed with each other."""
         return self.mixup > 0 or self.cutmix > 0
 
+    @property
+    def metric(self) -> str:
+        """What a run is scored by, as headings say it."""
+        return "mAP" if self.task == "detection" else "top-1"
+
     def identity(self) -> dict[str, Any]:
         """What a hash is made of: all but later fields that have their defaults.
 

@@ -26,6 +26,19 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def how_many(count: int, noun: str) -> str:
+    """Say how many of something there are.
+
+    Args:
+        count: how many.
+        noun: of one.
+
+    Returns:
+        Such as ``1 run`` or ``1,200 runs``.
+    """
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def describe_os_error(error: OSError) -> str:
     """Say what the operating system reported, without the path.
 

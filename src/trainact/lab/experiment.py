@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from trainact.lab.config import Setting
-from trainact.lab.data import is_in_memory
-from trainact.lab.data.smoke import NUM_IMAGES, SMOKE_BOXES, smoke_data
 from trainact.lab.devices import resolve_device
 from trainact.lab.environment import hide_home
 from trainact.lab.errors import check_positive, check_seed
@@ -17,11 +15,9 @@ from trainact.lab.jobs import Job, Place
 from trainact.lab.methods import find_method
 from trainact.lab.methods.tract import DEFAULT_LAM
 from trainact.lab.recipe import Arm, Recipe
+from trainact.lab.shorten import smoke, stretch
 from trainact.lab.weights import hash_weights
 
-SMOKE_EPOCHS = 2
-SMOKE_STEPS = 2
-SMOKE_BOXES_SIZE = 96  # shorter side of an image with boxes
 _POSITIVE = (
     "epochs",
     "batch_size",
@@ -132,7 +128,7 @@ def adapt(setting: Setting, options: ExperimentOptions) -> Setting:
         The setting to train.
     """
     if options.smoke:
-        setting = _smoke(setting)
+        setting = smoke(setting)
     if options.epochs is not None:
         setting = stretch(setting, options.epochs)
     given = {
@@ -147,36 +143,6 @@ def adapt(setting: Setting, options: ExperimentOptions) -> Setting:
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return replace(setting, **changes)
-
-
-def _smoke(setting: Setting) -> Setting:
-    short = replace(stretch(setting, SMOKE_EPOCHS), pretrained=None)
-    if setting.task == "detection":
-        return replace(short, data=SMOKE_BOXES, image_size=SMOKE_BOXES_SIZE)
-    return replace(
-        short,
-        data=smoke_data(setting.data, is_in_memory=is_in_memory(setting)),
-        batch_size=NUM_IMAGES // SMOKE_STEPS,
-    )
-
-
-def stretch(setting: Setting, epochs: int) -> Setting:
-    """Change the length; warm-up and milestones keep their shares of it.
-
-    Args:
-        setting: of a recipe.
-        epochs: the new length.
-
-    Returns:
-        The setting of that length.
-    """
-    share = epochs / setting.epochs
-    return replace(
-        setting,
-        epochs=epochs,
-        warmup_epochs=round(setting.warmup_epochs * share),
-        milestones=tuple(round(epoch * share) for epoch in setting.milestones),
-    )
 
 
 def choose_arms(recipe: Recipe, options: ExperimentOptions) -> list[Arm]:

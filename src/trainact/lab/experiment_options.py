@@ -79,7 +79,7 @@ class ExperimentOptions:
 
     weights: Path | None = None
     """For a recipe that begins with another one's weights: the file of a state dict,
-    instead of what that recipe left in --out."""
+    instead of what that recipe left in --out; {method}, {lam} and {seed} are filled in."""
 
     keep_weights: bool = False
     """Keep the trained weights in --out, also of recipes that no other begins with."""

@@ -8,7 +8,12 @@ from trainact.lab.errors import LabError
 from trainact.lab.experiment_options import ExperimentOptions
 from trainact.lab.recipe import Arm, Recipe
 from trainact.lab.records import Record
+from trainact.lab.shorten import is_smoke
 from trainact.lab.workspace import Workspace
+
+
+class MissingWeightsError(LabError):
+    """A recipe begins with weights that are not there."""
 
 
 def find_initial(
@@ -20,19 +25,19 @@ def find_initial(
         recipe: to be trained.
         arm: likewise.
         seed: likewise.
-        options: with ``--weights``, in which ``{method}`` and ``{seed}`` stand for the
-            run's, and the folder of the runs.
+        options: with ``--weights``, in which ``{method}``, ``{lam}`` and ``{seed}``
+            stand for the run's, and the folder of the runs.
 
     Returns:
         The file; None for a recipe that begins with random weights, as the one that is
         smoked may where there are none.
 
     Raises:
-        LabError: if there are no such weights, or several.
+        MissingWeightsError: if there are no such weights.
+        LabError: if there are several.
     """
     if options.weights is not None:
-        text = str(options.weights).replace("{method}", arm.method)
-        return Path(text.replace("{seed}", str(seed))).expanduser()
+        return _fill_in(options.weights, arm, seed)
     source = recipe.setting.begins_with
     if source is None:
         return None
@@ -42,6 +47,7 @@ def find_initial(
         for record in workspace.records.read()[0]
         if record.recipe == source
         and (record.config.arm, record.config.seed) == (arm.name, seed)
+        and (options.smoke or not is_smoke(record.config.setting))
     ]
     found = [
         path
@@ -54,11 +60,19 @@ def find_initial(
             f"has {len(found)} for {arm.name}, seed {seed}: choose with --weights"
         )
     if not found and not options.smoke:
-        raise LabError(
+        raise MissingWeightsError(
             f"{recipe.name} begins with the weights that {source} ends with, and "
             f"{options.out} has none for {arm.name}, seed {seed}: {_remedy(runs)}"
         )
     return found[0] if found else None
+
+
+def _fill_in(path: Path, arm: Arm, seed: int) -> Path:
+    values = {"{method}": arm.method, "{lam}": arm.lam, "{seed}": seed}
+    text = str(path)
+    for name, value in values.items():
+        text = text.replace(name, "" if value is None else str(value))
+    return Path(text).expanduser()
 
 
 def _remedy(runs: list[Record]) -> str:

@@ -25,6 +25,7 @@ _KINDS = ("auto", "cpu", "cuda")
 _SECONDS_BETWEEN_LOOKS = 0.2
 # What the user can put right begins with this.
 _WHAT = "trainact: "
+_INTERRUPTED = "Interrupted: the same command goes on where it stopped.\n"
 _LAST_WORDS = re.compile(rf"^({_WHAT}|(\[rank\d+\]: )?Traceback )", re.MULTILINE)
 
 
@@ -53,8 +54,7 @@ def must_launch(devices: int, device: str) -> bool:
             )
         return False
     count = torch.cuda.device_count()
-    is_for_gpus = device == "cuda" or (device == "auto" and count > 0)
-    if device not in _KINDS or (is_for_gpus and devices > count):
+    if device not in _KINDS or (device != "cpu" and devices > count):
         raise LabError(
             f"--devices {devices} of {device}: this machine has {count} GPUs; give "
             "fewer, or --device cpu to try several processes"
@@ -104,7 +104,9 @@ def launch(devices: int, arguments: Sequence[str] | None = None) -> int:
             with _own_signals(), _no_logging(), _shown(folder):
                 elastic_launch(config, sys.executable)(*command)
         except SignalException as error:
-            _say_what(folder, devices)
+            # Ctrl-C reaches the processes as well, of which the first one says this.
+            if not _say_what(folder, devices) and error.sigval != signal.SIGINT:
+                sys.stdout.write(_INTERRUPTED)
             return 128 + error.sigval
         except ChildFailedError as error:
             return _explain(error.failures, devices, folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from trainact.lab.data import AnyData
+from trainact.lab.errors import how_many
 from trainact.lab.jobs import Job, carry_out, data_of, key_of
 from trainact.lab.probe import probe
 from trainact.lab.progress import ComparisonProgress, outcome
@@ -74,11 +75,12 @@ def announce(
     """
     found = len(jobs) - len(missing)
     config = jobs[0].config
+    runs, epochs = how_many(len(jobs), "run"), how_many(config.epochs, "epoch")
     lines = [
         title,
         f"{config.data}: {data.num_train:,} training and "
-        f"{data.num_test:,} test images; {len(jobs)} runs of "
-        f"{config.epochs} epochs on {config.device}, {found} of them recorded",
+        f"{data.num_test:,} test images; {runs} of {epochs} on {config.device}, "
+        f"{found} of them recorded",
     ]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
@@ -120,7 +122,8 @@ def finish(
     records = [r for r in workspace.records.read()[0] if r.key in keys]
     if records:
         console.print(results_table(records))
-    lines = [f"{len(records)} of {len(jobs)} runs in {workspace.records.path}"]
+    total = how_many(len(jobs), "run")
+    lines = [f"{len(records)} of {total} in {workspace.records.path}"]
     if interrupted:
         lines.append("Interrupted: the same command goes on where it stopped.")
     if records:

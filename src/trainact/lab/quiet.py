@@ -1,4 +1,4 @@
-"""Lightning without its chatter: a comparison prints its own lines."""
+"""Lightning without its chatter and its own answers to signals."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import signal
 import threading
 import warnings
 from collections.abc import Generator
+
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 _LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
 
@@ -60,3 +62,26 @@ def interruptible() -> Generator[None]:
     finally:
         if in_main and handler is not None:
             signal.signal(signal.SIGINT, handler)
+
+
+class OwnSigterm(Callback):
+    """Gives SIGTERM the meaning back that it had before Lightning trained.
+
+    Lightning's Trainer ends the process with code 0, as if the run were finished, and
+    one of several processes waits in the signal's handler for the first one. A job on a
+    cluster has handlers of its own, which queue it again.
+    """
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the handler back, which Lightning has replaced by now.
+
+        Args:
+            trainer: not used.
+            pl_module: not used.
+        """
+        del trainer, pl_module
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)

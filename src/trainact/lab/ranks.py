@@ -102,6 +102,35 @@ def agree(value: T) -> T:
     return box[0]
 
 
+def own_cores() -> int:
+    """Count the cores that this process may use and shares with no other of the run.
+
+    Every process must make this call. Where a launcher binds each to cores of its own,
+    these are all of them; where none is bound, the machine's are divided.
+
+    Returns:
+        At least 1.
+    """
+    ranks, own = this_process(), _usable_cores()
+    if not dist.is_initialized():
+        return max(1, len(own) // ranks.local_size)
+    cores: list[Any] = [None] * ranks.size
+    dist.all_gather_object(cores, (ranks.rank - ranks.local_rank, own))
+    sharing = [
+        others & own
+        for first, others in cores
+        if first == ranks.rank - ranks.local_rank
+    ]
+    return max(1, len(own) // sum(map(bool, sharing)))
+
+
+def _usable_cores() -> set[int]:
+    """Cores this process may use, as DataLoader counts them."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
 def least(value: Tensor) -> Tensor:
     """Take the least value over all processes.
 

@@ -10,8 +10,6 @@ from rich.table import Table
 
 from trainact.lab.records import Record
 
-_COLUMNS = ("recipe", "method", "top-1", "top-5", "s/epoch", "seeds")
-
 
 def results_table(records: Iterable[Record]) -> Table:
     """Build a table with a row for every recipe and method.
@@ -23,12 +21,15 @@ def results_table(records: Iterable[Record]) -> Table:
         The table; accuracies are of the last epoch, mean ± std over seeds.
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
+    metrics: dict[str, None] = {}
     for record in records:
         name = record.recipe or record.config.model
         key = (name, record.recipe_hash, record.config.arm)
         groups.setdefault(key, []).append(record)
+        metrics[record.config.metric] = None
     table = Table(box=SIMPLE_HEAD)
-    for number, column in enumerate(_COLUMNS):
+    columns = ("recipe", "method", " or ".join(metrics), "top-5", "s/epoch", "seeds")
+    for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < 2 else "right")
     for (name, _, arm), runs in groups.items():
         table.add_row(name, arm, *_cells(runs))

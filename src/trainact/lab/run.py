@@ -27,7 +27,7 @@ from trainact.lab.data.pipeline import (
 from trainact.lab.errors import LabError
 from trainact.lab.experiment_options import Pipeline
 from trainact.lab.prepare import prepare_model
-from trainact.lab.quiet import interruptible, quiet_lightning
+from trainact.lab.quiet import OwnSigterm, interruptible, quiet_lightning
 from trainact.lab.ranks import this_process
 from trainact.lab.records import Record, finite
 from trainact.lab.task import EpochResult, Task, is_lost
@@ -98,7 +98,7 @@ def train(
     pipeline = choose_pipeline(execution.pipeline, data, device)
     share = find_share(config, execution.micro_batch)
     keeper = Checkpointing(execution.checkpoint, execution.checkpoint_seconds, on_epoch)
-    callbacks = [*deferral(model, share.pieces), keeper]
+    callbacks = [OwnSigterm(), *deferral(model, share.pieces), keeper]
     with quiet_lightning(), interruptible():
         trainer = make_trainer(
             config, device, callbacks, execution.logger, share.pieces

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from trainact.lab.errors import LabError, check_positive
+from trainact.lab.errors import LabError, check_positive, how_many
 from trainact.lab.experiment import plan
+from trainact.lab.initial import MissingWeightsError
 from trainact.lab.jobs import Job, key_of
 from trainact.lab.launch import launch, must_launch
 from trainact.lab.local import (
@@ -51,18 +52,49 @@ def main(options: SweepOptions) -> int:
             f"--jobs {options.jobs} and --devices {options.devices}: either several "
             "runs side by side or several devices for each; give one of them"
         )
-    if not options.slurm and must_launch(options.devices, options.device):
+    is_elsewhere = options.slurm or options.dry_run
+    if not is_elsewhere and must_launch(options.devices, options.device):
         return launch(options.devices)
     with joined(options.device):
         return _sweep(recipes, options)
 
 
 def _sweep(recipes: Sequence[Recipe], options: SweepOptions) -> int:
+    """Train what begins with others' weights after those."""
+    console = make_console()
+    for number, stage in enumerate(_stages(recipes)):
+        try:
+            code = _train_stage(stage, options, console)
+        except MissingWeightsError as error:
+            if number == 0 or not (options.slurm or options.dry_run):
+                raise
+            names = ", ".join(recipe.name for recipe in stage)
+            line = f"Not yet {names}: {error}"
+            console.print(line, markup=False, soft_wrap=True)
+            return EXIT_OK
+        if code != EXIT_OK:
+            return code
+    return EXIT_OK
+
+
+def _stages(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+    """Put recipes after those whose weights they begin with."""
+    stages: list[list[Recipe]] = []
+    rest = list(recipes)
+    while rest:
+        names = {recipe.name for recipe in rest}
+        stages.append([r for r in rest if r.setting.begins_with not in names])
+        rest = [r for r in rest if r.setting.begins_with in names]
+    return stages
+
+
+def _train_stage(
+    recipes: Sequence[Recipe], options: SweepOptions, console: Console
+) -> int:
     seeds = None if options.seeds is None else range(options.seeds)
     jobs = plan(recipes, options, seeds, elsewhere=options.slurm)
     workspace = Workspace(options.out)
     workspace.prepare()
-    console = make_console()
     missing = without_record(jobs, workspace)
     _announce(console, len(recipes), jobs, missing)
     if options.dry_run:
@@ -77,8 +109,8 @@ def _announce(
     console: Console, num_recipes: int, jobs: Sequence[Job], missing: Sequence[Job]
 ) -> None:
     console.print(
-        f"{num_recipes} recipes, {len(jobs)} runs on {jobs[0].config.device}, "
-        f"{len(jobs) - len(missing)} of them recorded",
+        f"{how_many(num_recipes, 'recipe')}, {how_many(len(jobs), 'run')} on "
+        f"{jobs[0].config.device}, {len(jobs) - len(missing)} of them recorded",
         soft_wrap=True,
     )
 
@@ -122,7 +154,7 @@ def _submit(console: Console, missing: Sequence[Job], options: SweepOptions) -> 
 
     names = [str(job.job_id) for job in submit(missing, options)]
     console.print(
-        f"{len(names)} jobs submitted ({', '.join(names)}); their output "
+        f"{how_many(len(names), 'job')} submitted ({', '.join(names)}); their output "
         f"is in {options.out / 'slurm'}. The same command with --dry-run shows how "
         "far they are.",
         markup=False,

@@ -11,9 +11,10 @@ import torch
 from trainact.lab.data.images import SPLIT_SEED, ImageData
 from trainact.lab.errors import LabError
 
-PREFIX = "smoke:"
-PHOTOGRAPHS_PREFIX = "smoke-photographs:"
-SMOKE_BOXES = "smoke-voc"
+SMOKE = "smoke"  # what all of them begin with
+PREFIX = f"{SMOKE}:"
+PHOTOGRAPHS_PREFIX = f"{SMOKE}-photographs:"
+SMOKE_BOXES = f"{SMOKE}-voc"
 _NUM_CLASSES = {
     "cifar100": 100,
     "flowers102": 102,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +15,8 @@ from trainact.lab.data.augment import find_augmentation
 from trainact.lab.data.batches import WHOLE, Batch, Batches, Share
 from trainact.lab.data.images import ImageData
 from trainact.lab.data.photographs import Photographs, one_line
-from trainact.lab.ranks import this_process
+from trainact.lab.data.signals import leave_to_parent
+from trainact.lab.ranks import own_cores
 
 # Of an epoch's images in memory few are decoded: more processes would wait.
 MAX_WORKERS = 4
@@ -94,6 +94,7 @@ class WorkersBatches(Batches):
             num_workers=self._num_workers,
             persistent_workers=True,
             pin_memory=self._pin_memory,
+            worker_init_fn=leave_to_parent,
             # The loader draws a seed that nobody uses: not from the model's generator.
             generator=torch.Generator(),
         )
@@ -140,6 +141,7 @@ class TestBatches:
             sampler=range(share.rank, data.num_test, share.num_ranks),
             num_workers=num_workers or default_workers(data),
             pin_memory=device.type == "cuda",
+            worker_init_fn=leave_to_parent,
             generator=torch.Generator(),
         )
 
@@ -181,15 +183,7 @@ def default_workers(data: AnyData) -> int:
         data: what they prepare.
 
     Returns:
-        One for each core that this process may use and shares with no other of the run,
-        at most 4, or 16 for images that are not in memory.
+        `own_cores`, at most 4, or 16 for images that are not in memory.
     """
     most = MAX_WORKERS if isinstance(data, ImageData) else MAX_READERS
-    return max(1, min(most, _num_cores() // this_process().local_size))
-
-
-def _num_cores() -> int:
-    """Cores this process may use, as DataLoader counts them."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return min(most, own_cores())

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from trainact.lab.config import RunConfig
 from trainact.lab.data.batches import WHOLE, Batches, Share
 from trainact.lab.data.photographs import one_line
+from trainact.lab.data.signals import leave_to_parent
 from trainact.lab.data.workers import default_workers
 from trainact.lab.detection.data import DetectionData
 from trainact.lab.detection.examples import Example
@@ -136,6 +137,7 @@ class _Loader:
             num_workers=self._num_workers,
             collate_fn=_collate,
             pin_memory=self._pin_memory,
+            worker_init_fn=leave_to_parent,
             # The loader draws a seed that nobody uses: not from the model's generator.
             generator=torch.Generator(),
         )

@@ -45,6 +45,20 @@ class Picture:
     png: bytes
 
 
+def metric_name(section: Section, metric: Metric = "accuracy") -> str:
+    """Name what an experiment's runs are scored by.
+
+    Args:
+        section: the experiment.
+        metric: which of its scores.
+
+    Returns:
+        ``top-1 accuracy``, ``top-5 accuracy`` or ``mAP``.
+    """
+    name = section.view.experiment.setting.metric
+    return name if name == "mAP" else f"{NAMES[metric]} accuracy"
+
+
 def section_pictures(section: Section, colours: Mapping[str, str]) -> list[Picture]:
     """Draw an experiment.
 
@@ -83,7 +97,8 @@ def _curves_picture(
             if not arm.lost:
                 kept += _spreads(score, first_epoch)
     panel.set_xlabel("epoch")
-    panel.set_ylabel(f"{NAMES[metric]} accuracy (%)")
+    name = metric_name(section, metric)
+    panel.set_ylabel(f"{name} (%)")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     part = "" if first_epoch == 1 else f", from epoch {first_epoch}"
     suffix = "" if first_epoch == 1 else "-end"
@@ -91,7 +106,7 @@ def _curves_picture(
         figure,
         panel,
         f"{section.slug}-{NAMES[metric].replace('-', '')}{suffix}.png",
-        f"{NAMES[metric].capitalize()} accuracy on the test images against epochs"
+        f"{name[:1].upper()}{name[1:]} on the test images against epochs"
         f"{part}: mean over seeds, band of one std.",
         kept if any(arm.lost for arm in section.arms) else None,
     )
@@ -145,7 +160,7 @@ def _lam_picture(
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xticks(lams, [f"{lam:g}" for lam in lams], fontsize=8)
     panel.set_xlabel("λ")
-    panel.set_ylabel("final top-1 accuracy (%)")
+    panel.set_ylabel(f"final {metric_name(section)} (%)")
     suffix = "" if method == _MAIN_METHOD else f"-{method}"
     return _finish(
         figure,

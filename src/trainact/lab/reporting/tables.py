@@ -18,7 +18,7 @@ from trainact.lab.reporting.cells import (
     spread,
     times,
 )
-from trainact.lab.reporting.figures import NAMES
+from trainact.lab.reporting.figures import NAMES, metric_name
 from trainact.lab.reporting.lengths import LengthLine, LengthStudy
 from trainact.lab.reporting.scores import Metric, PairedTest, Score
 from trainact.lab.reporting.sections import Section
@@ -109,7 +109,7 @@ def _score_table(section: Section, metric: Metric, colours: Mapping[str, str]) -
         )
         for arm, score in scores
     ]
-    caption = f"Final {NAMES[metric]} accuracy (%)"
+    caption = f"Final {metric_name(section, metric)} (%)"
     return Table(caption, tuple(columns), tuple(rows))
 
 

@@ -1,0 +1,34 @@
+"""Signals that reach whole groups of processes, of which one is to answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterable
+
+_OF_CLUSTERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def leave_to_parent(worker: int) -> None:
+    """Ignore what a cluster sends to every process of a job; for `DataLoader`.
+
+    The process that trains decides what a signal means. A data worker that ended would
+    make it fail, and one that is forked from a process with submitit's handlers would
+    queue the job again by itself. Ended by its parent it ends, and without it, too.
+
+    Args:
+        worker: not used.
+    """
+    del worker
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_CLUSTERS)
+        arguments = (_OF_CLUSTERS, os.getppid())
+        threading.Thread(target=_heed, args=arguments, daemon=True).start()
+
+
+def _heed(signals: Iterable[signal.Signals], sender: int) -> None:
+    """End this process when a certain one tells it to."""
+    while signal.sigwaitinfo(signals).si_pid != sender:
+        pass
+    os._exit(128 + signal.SIGTERM)
