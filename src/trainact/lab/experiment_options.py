@@ -79,7 +79,8 @@ class ExperimentOptions:
 
     weights: Path | None = None
     """For a recipe that begins with another one's weights: the file of a state dict,
-    instead of what that recipe left in --out; {method}, {lam} and {seed} are filled in."""
+    instead of what that recipe left in --out. {method}, {lam} and {seed} stand for the
+    run's."""
 
     keep_weights: bool = False
     """Keep the trained weights in --out, also of recipes that no other begins with."""
