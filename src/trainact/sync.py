@@ -151,13 +151,13 @@ def _start_sums(
             products_GPP = self_product(span_GNP.mT)
         else:
             products_GPP = sum_products(x, geometry)
-    buffer = join_sums(products_GPP, num_rows)
+    buffer, shape = join_sums(products_GPP, num_rows), products_GPP.shape
     work = dist.all_reduce(buffer, group=group.group, async_op=not wait)
 
     def finish() -> Factor:
         if not wait and work is not None:
             work.wait()
-        gram_GPP = split_sums(buffer, products_GPP.shape)
+        gram_GPP = split_sums(buffer, shape)
         return factorise(gram_GPP, lam, dtype, span_GNP)
 
     return finish

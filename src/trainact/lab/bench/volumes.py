@@ -139,15 +139,15 @@ def synced_kept_bytes(stem: Stem, rows_by_rank: Sequence[int]) -> int:
         rows_by_rank: b of each rank, more than one.
 
     Returns:
-        Of the sums twice (as they are sent, and as they were before), and of this
-        rank's rows in float64 where they are few; or of a factor of all rows.
+        Of the sums and of this rank's rows in float64 where they are few; or of a
+        factor of all rows.
     """
     all_rows = sum(rows_by_rank)
     if exchange(stem.entries, all_rows, len(rows_by_rank)) == "rows":
         return _factor_bytes(stem, all_rows)
     sums = stem.groups * stem.entries**2
     span = stem.groups * stem.rows * stem.entries if stem.is_dual else 0
-    return WIDE * (2 * sums + 1 + span)
+    return WIDE * (sums + 1 + span)
 
 
 def scratch_bytes(stem: Stem) -> int:
