@@ -73,5 +73,5 @@ clean: ## remove the environment and caches
 	@touch $@
 
 .venv/dev: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[lab,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[lab,dev,jax]'
 	@touch $@ .venv/lab

@@ -16,6 +16,7 @@ from benchmarks.sections import (
     errors,
     estimates_section,
     gram_section,
+    jax_section,
     pipelines_section,
 )
 from trainact.lab.bench.plot import save_plot
@@ -51,6 +52,8 @@ WAYS = ROOT / "docs" / "ways-of-training.md"
 CHEAPER = ROOT / "docs" / "cheaper-statistics.md"
 STATISTICS = ROOT / "docs" / "statistics.md"
 SCALING = ROOT / "docs" / "scaling.md"
+JAX = ROOT / "docs" / "jax.md"
+JAX_DIGITS = ROOT / "records" / "jax" / "digits.jsonl"
 RECIPES = ROOT / "docs" / "recipes.md"
 RECIPE_CURVES = ROOT / "docs" / "recipes.png"
 RECIPE_RUNS = sorted((ROOT / "records" / "recipes").glob("*.jsonl"))
@@ -113,6 +116,12 @@ def scaling_page() -> str:
     for name, cell in scaling_cells().items():
         page = fill(page, name, cell, gap="")
     return page
+
+
+def jax_page() -> str:
+    """What TrAct costs in JAX, and what the example gave."""
+    page = fill(JAX.read_text(), "jax-steps", jax_section())
+    return fill(page, "jax-digits", "\n".join([*results(JAX_DIGITS), NOTE]))
 
 
 def load_steps(path: Path) -> list[BenchRecord]:
@@ -210,6 +219,7 @@ def generate() -> dict[Path, str]:
         WAYS: ways,
         RECIPES: recipes_page(),
         SCALING: scaling_page(),
+        JAX: jax_page(),
         CHEAPER: fill(CHEAPER.read_text(), "estimates", estimates_section()),
         STATISTICS: fill(STATISTICS.read_text(), "gram", gram_section()),
         PERFORMANCE: fill(

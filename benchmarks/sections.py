@@ -16,6 +16,7 @@ EXACTNESS = RECORDS / "exactness.jsonl"
 ESTIMATES = RECORDS / "estimates.jsonl"
 GRAM = RECORDS / "gram-cpu.jsonl"
 PIPELINES = RECORDS / "pipelines-cpu.jsonl"
+JAX_STEPS = RECORDS / "jax-cpu.jsonl"
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -170,3 +171,22 @@ def pipelines_section() -> str:
 def spread(values: list[float]) -> str:
     """Median and range of sorted values."""
     return f"{statistics.median(values):,.0f} [{values[0]:,.0f}, {values[-1]:,.0f}]"
+
+
+def jax_section() -> str:
+    """Jitted steps with and without TrAct, and where the figures come from."""
+    lines = [
+        "| step | batch | vanilla, ms | ratio [quartiles] |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    records = load(JAX_STEPS)
+    for record in records:
+        low, middle, high = record["ratio"]
+        vanilla = 1e3 * statistics.median(record["seconds"]["vanilla"])
+        lines.append(
+            f"| {record['case']} | {record['batch']} of {record['size']} px | "
+            f"{vanilla:.3g} | {middle:.3f} [{low:.3f}, {high:.3f}] |"
+        )
+    rounds = len(records[0]["seconds"]["vanilla"])
+    last = f"{source(records[0], JAX_STEPS)}, jax {records[0]['versions']['jax']}"
+    return "\n".join([*lines, "", f"{last}; {rounds} interleaved rounds."])

@@ -1,0 +1,170 @@
+"""What TrAct costs in JAX: jitted training steps with and without, interleaved.
+
+python -m benchmarks.jax_steps --out records/benchmarks/jax-cpu.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import torch
+from flax import nnx
+
+import trainact.jax.nnx
+from trainact.lab.bench.timing import interleave
+from trainact.lab.bench.workload import Action
+from trainact.lab.environment import describe
+
+LAM, LR, CLASSES = 0.1, 0.1, 10
+
+
+class ConvNet(nnx.Module):
+    """A first convolution and a few of 3x3 with strides, then a linear layer."""
+
+    def __init__(
+        self, kernel: int, stride: int, widths: tuple[int, ...], padding: str = "SAME"
+    ) -> None:
+        rngs, before = nnx.Rngs(0), widths[0]
+        size = (kernel, kernel)
+        self.first = nnx.Conv(3, before, size, stride, padding=padding, rngs=rngs)
+        rest: list[nnx.Module] = []
+        for width in widths[1:]:
+            rest.append(nnx.Conv(before, width, (3, 3), 2, rngs=rngs))
+            before = width
+        self.rest = nnx.List(rest)
+        self.head = nnx.Linear(before, CLASSES, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nnx.relu(self.first(x))
+        for layer in self.rest:
+            x = nnx.relu(layer(x))
+        return self.head(x.mean((1, 2)))
+
+
+class Mixer(nnx.Module):
+    """Patches and blocks of a ViT's linear layers (without its attention)."""
+
+    def __init__(self, patch: int, width: int, depth: int) -> None:
+        rngs, size = nnx.Rngs(0), (patch, patch)
+        self.first = nnx.Conv(3, width, size, patch, padding="VALID", rngs=rngs)
+        self.blocks = nnx.List(
+            [
+                nnx.List(
+                    [
+                        nnx.Linear(width, 4 * width, rngs=rngs),
+                        nnx.Linear(4 * width, width, rngs=rngs),
+                    ]
+                )
+                for _ in range(depth)
+            ]
+        )
+        self.head = nnx.Linear(width, CLASSES, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.first(x)
+        for up, down in self.blocks:
+            x = x + down(nnx.gelu(up(x)))
+        return self.head(x.mean((1, 2)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and its images."""
+
+    make: Callable[[], nnx.Module]
+    batch: int
+    size: int
+
+
+CASES = {
+    "3x3 of CIFAR, 5 convolutions": Case(
+        lambda: ConvNet(3, 1, (64, 64, 128, 256, 256)), 64, 32
+    ),
+    "7x7/2 of ImageNet, 5 convolutions": Case(
+        lambda: ConvNet(7, 2, (64, 64, 128, 256, 512)), 8, 224
+    ),
+    "16x16 patches, 12 blocks of a ViT-S's MLPs": Case(
+        lambda: Mixer(16, 384, 12), 8, 224
+    ),
+}
+
+
+def make_step(case: Case, lam: float | None) -> Callable[[], None]:
+    """A jitted training step, compiled; each call is one step."""
+    model = case.make()
+    if lam is not None:
+        trainact.jax.nnx.apply(model, lam, layer="first")
+    optimizer = nnx.Optimizer(model, optax.sgd(LR, 0.9), wrt=nnx.Param)
+    shape = (case.batch, case.size, case.size, 3)
+    x = jax.random.normal(jax.random.key(0), shape)
+    y = jnp.arange(case.batch) % CLASSES
+
+    @nnx.jit  # the images are arguments: what is constant would be computed beforehand
+    def step(model: Any, optimizer: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        def loss_of(model: Any) -> jax.Array:
+            losses = optax.softmax_cross_entropy_with_integer_labels(model(x), y)
+            return losses.mean()
+
+        loss, grads = nnx.value_and_grad(loss_of)(model)
+        optimizer.update(model, grads)
+        return loss
+
+    def act() -> None:
+        jax.block_until_ready(step(model, optimizer, x, y))
+
+    for _ in range(2):
+        act()
+    return act
+
+
+def measure(name: str, rounds: int) -> dict[str, Any]:
+    """Seconds of every round, and ratios within rounds."""
+    case = CASES[name]
+    actions: dict[str, Action] = {
+        "vanilla": make_step(case, None),
+        "tract": make_step(case, LAM),
+    }
+    seconds, problems = interleave(actions, rounds, torch.device("cpu"), seed=0)
+    if problems:
+        raise RuntimeError(problems)
+    pairs = zip(seconds["tract"], seconds["vanilla"], strict=True)
+    low, middle, high = statistics.quantiles([a / b for a, b in pairs], n=4)
+    return {
+        "case": name,
+        "batch": case.batch,
+        "size": case.size,
+        "seconds": seconds,
+        "ratio": [round(value, 4) for value in (low, middle, high)],
+    }
+
+
+def main() -> None:
+    """Measure all cases."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    origin = describe(torch.device("cpu"))
+    origin["versions"] = {"jax": jax.__version__, **origin["versions"]}
+    lines: list[str] = []
+    for name in given.cases:
+        record = measure(name, given.rounds)
+        print(name, record["ratio"], flush=True)
+        lines.append(json.dumps({**record, **origin}) + "\n")
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text("".join(lines))
+
+
+if __name__ == "__main__":
+    main()

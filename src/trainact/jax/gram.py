@@ -1,0 +1,158 @@
+"""A layer's input -> XᵀX of its rows, a tile at a time.
+
+A geometry of None stands for a dense layer, whose rows are the input's vectors.
+
+Legend: B batch, C input channels, G groups, N rows, P entries of a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from jax import Array, lax
+
+from trainact.jax.geometry import Geometry
+from trainact.jax.patches import pad, to_images, unfold_columns
+from trainact.jax.precision import (
+    Dtype,
+    accumulation_dtype,
+    cast,
+    float64_allowed,
+    statistics_dtype,
+)
+from trainact.jax.products import on_cpu, rows_per_tile, sum_over, sum_self_product
+
+
+def count_rows(x: Array, geometry: Geometry | None) -> int:
+    """Rows that a layer makes of its input, the paper's b.
+
+    Args:
+        x: the layer's input.
+        geometry: of the layer.
+
+    Returns:
+        Vectors, or images times output positions.
+    """
+    return math.prod(x.shape[:-1]) if geometry is None else geometry.num_rows(x.shape)
+
+
+def count_entries(x: Array, geometry: Geometry | None) -> int:
+    """Entries of a row, the paper's n.
+
+    Args:
+        x: the layer's input.
+        geometry: of the layer.
+
+    Returns:
+        Features, or channels per group x kernel positions.
+    """
+    return x.shape[-1] if geometry is None else geometry.num_entries
+
+
+def extract_rows(x: Array, geometry: Geometry | None) -> Array:
+    """Write all rows out, for the dual form.
+
+    Args:
+        x: the layer's input.
+        geometry: of the layer.
+
+    Returns:
+        X, ``[G, N, P]``, float32 or float64.
+    """
+    wide = cast(x, statistics_dtype(x.dtype))
+    if geometry is None:
+        return wide.reshape(1, -1, x.shape[-1])
+    columns_GPN = unfold_columns(pad(to_images(wide, geometry), geometry), geometry)
+    return columns_GPN.swapaxes(1, 2)
+
+
+def sum_products(x: Array, geometry: Geometry | None) -> Array:
+    """Sum over the rows of their outer products, XᵀX.
+
+    Cost: ``N * P**2`` multiplications per group and one pass over the patches. At most
+    `tile_bytes` of patches exist at a time.
+
+    Args:
+        x: the layer's input, at least one row.
+        geometry: of the layer.
+
+    Returns:
+        b times A, ``[G, P, P]``, in the dtype of `accumulation_dtype`.
+    """
+    wide = accumulation_dtype(x.dtype)
+    with float64_allowed(wide):
+        if geometry is None:
+            return _sum_vectors(x.reshape(-1, x.shape[-1]), wide)
+        return _sum_images(to_images(x, geometry), geometry, wide)
+
+
+def _sum_vectors(x_NP: Array, wide: Dtype) -> Array:
+    """Tile by tile of rows; an accelerator takes them all at once."""
+    size = min(len(x_NP), rows_per_tile(x_NP.shape[1])) if on_cpu() else len(x_NP)
+
+    def products(start: Array | int, rows: int) -> Array:
+        some = lax.dynamic_slice_in_dim(x_NP, start, rows)
+        return sum_self_product(cast(some, statistics_dtype(x_NP.dtype)).T[None], wide)
+
+    return _sum_tiles(products, len(x_NP), size, x_NP)
+
+
+def _sum_tiles(
+    products: Callable[[Array | int, int], Array], total: int, size: int, like: Array
+) -> Array:
+    """Sum what is made from a tile's start and its size, which is even but for one."""
+    count = total // size
+    total_GPP = sum_over(lambda tile: products(tile * size, size), count, like)
+    if size * count < total:
+        total_GPP += products(size * count, total - size * count)
+    return total_GPP
+
+
+def _sum_images(images: Array, geometry: Geometry, wide: Dtype) -> Array:
+    """Tile by tile of images."""
+    batch, outputs = len(images), geometry.output_size(images.shape[2:])
+    most = max(1, _rows_per_tile(geometry) // math.prod(outputs))
+    size = _even(batch, most)
+    count = batch // size
+    # Image i of tile t is number i * count + t: the axis that devices may share stays
+    # the first one, so that every tile is spread over all of them.
+    tiles = images[: size * count].reshape(size, count, *images.shape[1:])
+
+    def term(tile: Array | int) -> Array:
+        some = lax.dynamic_index_in_dim(tiles, tile, axis=1, keepdims=False)
+        return _sum_lines(some, geometry, wide)
+
+    total_GPP = sum_over(term, count, images)
+    if size * count < batch:
+        total_GPP += _sum_lines(images[size * count :], geometry, wide)
+    return total_GPP
+
+
+def _sum_lines(images: Array, geometry: Geometry, wide: Dtype) -> Array:
+    """Tile by tile of output lines, if the images' patches are more than one tile."""
+    padded = pad(cast(images, statistics_dtype(images.dtype)), geometry)
+    outputs = geometry.output_size(images.shape[2:])
+    width = len(images) * math.prod(outputs[1:])
+    size = _even(outputs[0], max(1, _rows_per_tile(geometry) // width))
+    stride, extent = geometry.strides[0], geometry.extent[0]
+    bare = replace(geometry, padding=((0, 0),) * geometry.num_spatial)
+
+    def products(line: Array | int, lines: int) -> Array:
+        reach = (lines - 1) * stride + extent
+        part = lax.dynamic_slice_in_dim(padded, line * stride, reach, axis=2)
+        return sum_self_product(unfold_columns(part, bare), wide)
+
+    return _sum_tiles(products, outputs[0], size, padded)
+
+
+def _rows_per_tile(geometry: Geometry) -> int:
+    return rows_per_tile(geometry.channels * math.prod(geometry.kernel_size))
+
+
+def _even(total: int, most: int) -> int:
+    """A tile's size of at most ``most`` that divides the total, if one is near."""
+    largest = min(total, most)
+    near = range(largest, largest // 2, -1)
+    return next((size for size in near if total % size == 0), largest)

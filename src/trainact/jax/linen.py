@@ -1,0 +1,66 @@
+"""TrAct as Flax Linen layers: the same constructors, names and parameters.
+
+    x = trainact.jax.linen.Conv(64, (7, 7), strides=2, lam=0.1)(x)   # for nn.Conv(...)
+
+They make Linen's own layers, so that parameter trees, automatic names and checkpoints
+(Orbax) are those of plain models, both ways.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainact.jax.needs import need
+
+need("flax")
+
+from flax import linen as nn
+
+from trainact.jax.operations import ConvGeneralDilated, DotGeneral
+from trainact.jax.statistics import AxisName
+
+
+def Conv(  # noqa: N802 - named like the layer whose place it takes
+    *args: Any, lam: float = 0.1, axis_name: AxisName = None, **kwargs: Any
+) -> nn.Conv:
+    r"""Make a `flax.linen.Conv` whose kernel's gradient is TrAct's.
+
+    G becomes :math:`G (X^\top X / b + \lambda I)^{-1}`, see `trainact.jax.tract_conv`.
+
+    Args:
+        *args: as for `flax.linen.Conv`.
+        lam: :math:`\lambda`, positive.
+        axis_name: mapped axes of shard_map or pmap whose rows belong together; under
+            jit with sharded arrays there is nothing to say.
+        **kwargs: as for `flax.linen.Conv`.
+
+    Returns:
+        The layer.
+
+    Raises:
+        ValueError: if λ is not positive.
+    """
+    operation = ConvGeneralDilated(lam, axis_name)
+    return nn.Conv(*args, conv_general_dilated=operation, **kwargs)
+
+
+def Dense(  # noqa: N802 - likewise
+    *args: Any, lam: float = 0.1, axis_name: AxisName = None, **kwargs: Any
+) -> nn.Dense:
+    r"""Make a `flax.linen.Dense` whose kernel's gradient is TrAct's.
+
+    G becomes :math:`G (X^\top X / b + \lambda I)^{-1}`, see `trainact.jax.tract_dense`.
+
+    Args:
+        *args: as for `flax.linen.Dense`.
+        lam: :math:`\lambda`, positive.
+        axis_name: as for `Conv`.
+        **kwargs: as for `flax.linen.Dense`.
+
+    Returns:
+        The layer.
+
+    Raises:
+        ValueError: if λ is not positive.
+    """
+    return nn.Dense(*args, dot_general=DotGeneral(lam, axis_name), **kwargs)

@@ -1,0 +1,150 @@
+r"""The identity on the kernel whose backward applies a factor.
+
+The layer sees ``w -> mark(w)`` and is an ordinary XLA convolution or product. The value
+is w; the cotangent that comes back is multiplied by
+:math:`(X^\top X / b + \lambda I)^{-1}` (Eq. 12, Fig. 2). Where no gradient with respect
+to w is asked for, no statistics are computed, with or without jit.
+
+Legend: G groups, O outputs of one group, P entries of a row.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array, lax
+
+from trainact.jax.factor import Factor, apply_factor
+from trainact.jax.geometry import Geometry
+from trainact.jax.precision import float64_allowed
+from trainact.jax.statistics import AxisName, input_factor
+from trainact.jax.varying import split_freely, varies_over, vary_over
+
+
+class Call(NamedTuple):
+    r"""The constants of one call of a layer.
+
+    Attributes:
+        axes: where the kernel has its outputs, its inputs, its spatial dimensions.
+        geometry: of the layer; None for a dense one.
+        lam: :math:`\lambda`; None if it is an array.
+        axis_name: mapped axes whose rows belong together.
+    """
+
+    axes: tuple[int, ...]
+    geometry: Geometry | None = None
+    lam: float | None = None
+    axis_name: AxisName = None
+
+
+def mark(
+    w: Array,
+    x: Array,
+    lam: float | Array,
+    axes: tuple[int, ...],
+    geometry: Geometry | None,
+    axis_name: AxisName,
+) -> Array:
+    r"""Pass a kernel on; its gradient will be preconditioned for this input.
+
+    Args:
+        w: the kernel.
+        x: the layer's input, at least one row.
+        lam: :math:`\lambda`.
+        axes: where the kernel has its outputs, its inputs, its spatial dimensions.
+        geometry: of the layer; None for a dense one.
+        axis_name: mapped axes whose rows belong together.
+
+    Returns:
+        The kernel, unchanged.
+    """
+    is_array = isinstance(lam, Array)
+    call = Call(axes, geometry, None if is_array else float(lam), axis_name)
+    x = lax.stop_gradient(x)
+    w = _vary_with(w, x, axis_name)
+    return _mark(call, w, x, lax.stop_gradient(lam) if is_array else None)
+
+
+def mark_with(w: Array, factor: Factor, axes: tuple[int, ...]) -> Array:
+    """Pass a kernel on; its gradient will be multiplied by a factor.
+
+    Args:
+        w: the kernel.
+        factor: of the layer's input.
+        axes: where the kernel has its outputs, its inputs, its spatial dimensions.
+
+    Returns:
+        The kernel, unchanged.
+    """
+    factor = lax.stop_gradient(factor)
+    return _mark(Call(axes), _vary_with(w, factor.inner), factor, None)
+
+
+def apply_to_kernel(grad: Array, factor: Factor, axes: tuple[int, ...]) -> Array:
+    """Multiply a kernel's gradient by a factor.
+
+    Args:
+        grad: in the kernel's layout.
+        factor: of the layer's input.
+        axes: where the kernel has its outputs, its inputs, its spatial dimensions.
+
+    Returns:
+        The preconditioned gradient, in the same layout and dtype.
+    """
+    with float64_allowed(factor.inner.dtype):
+        return split_freely(partial(_apply_to_kernel, axes), grad, factor, like=grad)
+
+
+# Compiled as one also where the user's code is not.
+@partial(jax.jit, static_argnums=0)
+def _apply_to_kernel(axes: tuple[int, ...], grad: Array, factor: Factor) -> Array:
+    ordered = lax.transpose(grad, axes)
+    grad_GOP = ordered.reshape(factor.groups, -1, factor.num_entries)
+    result = apply_factor(grad_GOP, factor).reshape(ordered.shape)
+    return lax.transpose(result, tuple(map(int, np.argsort(axes))))
+
+
+def entries_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """Entries of a kernel's row: all but its outputs.
+
+    Args:
+        shape: of the kernel.
+        axes: where it has its outputs, its inputs, its spatial dimensions.
+
+    Returns:
+        Their number.
+    """
+    return math.prod(shape[axis] for axis in axes[1:])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mark(call: Call, w: Array, source: Array | Factor, lam: Array | None) -> Array:
+    del call, source, lam
+    return w
+
+
+def _mark_forward(
+    call: Call, w: Array, source: Array | Factor, lam: Array | None
+) -> tuple[Array, Factor]:
+    if isinstance(source, Factor):
+        return w, source
+    damping: Any = lam if call.lam is None else call.lam
+    return w, input_factor(source, call.geometry, damping, call.axis_name)
+
+
+def _mark_backward(call: Call, factor: Factor, grad: Array) -> tuple[Array, None, None]:
+    return apply_to_kernel(grad, factor, call.axes), None, None
+
+
+_mark.defvjp(_mark_forward, _mark_backward)
+
+
+def _vary_with(w: Array, statistics: Array, axis_name: AxisName = None) -> Array:
+    """Under shard_map: who has statistics of their own has a gradient of their own."""
+    # The sum over devices of a replicated kernel's gradients then comes after them.
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    return vary_over(w, varies_over(statistics) - set(names))

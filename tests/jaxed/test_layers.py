@@ -1,0 +1,400 @@
+"""TrAct on layers of Flax NNX, Flax Linen and Equinox."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+import trainact.jax.equinox
+import trainact.jax.linen
+import trainact.jax.nnx
+from trainact.jax import ConvGeneralDilated, DotGeneral, tract_conv, tract_dense
+
+LAM = 0.2
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+
+@pytest.fixture(autouse=True)
+def strict_jax() -> None:
+    """Optax needs implicit conversions: not in this module."""
+
+
+def images(*shape: int, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape) + 1.0
+
+
+def close(found: Any, expected: Any) -> None:
+    for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, two, rtol=2e-5, atol=2e-5)
+
+
+class Network(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs, **settings: Any) -> None:
+        self.first = nnx.Conv(3, 8, (3, 3), rngs=rngs, **settings)
+        self.head = nnx.Linear(8, 5, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(nnx.relu(self.first(x)).mean((1, 2)))
+
+
+def network() -> Network:
+    return Network(nnx.Rngs(0))
+
+
+def loss_of(model: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    return (model(x) ** 2).sum()
+
+
+def grads_of(model: nnx.Module, x: jax.Array) -> Any:
+    return nnx.to_pure_dict(nnx.grad(loss_of)(model, x))
+
+
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {},
+    {"strides": 2, "padding": "VALID", "kernel_dilation": 2},
+    {"padding": 2, "use_bias": False},
+    {"padding": ((0, 1), (2, 0))},
+    {"padding": "CIRCULAR"},
+    {"padding": "REFLECT"},
+    {"feature_group_count": 3, "out": 6},
+]
+
+
+@pytest.mark.parametrize("settings", CONVOLUTIONS, ids=str)
+def test_nnx_convolution(settings: dict[str, Any]) -> None:
+    settings = {**settings}
+    out = settings.pop("out", 8)
+    layer = nnx.Conv(3, out, (3, 3), rngs=nnx.Rngs(0), **settings)
+    x = images(4, 9, 9, 3)
+    plain, value = grads_of(layer, x), layer(x)
+    trainact.jax.nnx.apply(layer, LAM)
+    found = grads_of(layer, x)
+    assert jnp.array_equal(layer(x), value)
+    padding: Any = settings.get("padding", "SAME")
+    seen = x
+    if padding in ("CIRCULAR", "REFLECT"):
+        mode = {"CIRCULAR": "wrap", "REFLECT": "reflect"}[padding]
+        seen = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode=mode)
+        padding = "VALID"
+    bias = layer.bias[...] if layer.bias is not None else None
+
+    def loss(kernel: jax.Array) -> jax.Array:
+        z = tract_conv(
+            seen,
+            kernel,
+            bias,
+            LAM,
+            strides=settings.get("strides", 1),
+            padding=padding,
+            rhs_dilation=settings.get("kernel_dilation", 1),
+            feature_group_count=settings.get("feature_group_count", 1),
+            dimension_numbers=NUMBERS,
+        )
+        return (z**2).sum()
+
+    close(found["kernel"], jax.grad(loss)(layer.kernel[...]))
+    assert not np.allclose(found["kernel"], plain["kernel"], rtol=1e-2)
+    if bias is not None:
+        assert jnp.array_equal(found["bias"], plain["bias"])
+
+
+def test_nnx_more_than_one_batch_axis_and_none() -> None:
+    layer = trainact.jax.nnx.apply(nnx.Conv(3, 8, (3, 3), rngs=nnx.Rngs(0)), LAM)
+    x = images(2, 3, 5, 5, 3)
+    close(grads_of(layer, x), grads_of(layer, x.reshape(6, 5, 5, 3)))
+    close(grads_of(layer, x[0, 0]), grads_of(layer, x[0, :1]))
+
+
+@pytest.mark.parametrize("rows", [(4,), (16,), (2, 9)])
+def test_nnx_linear(rows: tuple[int, ...]) -> None:
+    layer = nnx.Linear(6, 4, rngs=nnx.Rngs(0))
+    general = nnx.LinearGeneral((2, 3), (2, 2), axis=(-2, -1), rngs=nnx.Rngs(0))
+    general.kernel[...] = layer.kernel[...].reshape(2, 3, 2, 2)
+    x = images(*rows, 6)
+    plain, value = grads_of(layer, x), layer(x)
+    for one in (layer, general):
+        trainact.jax.nnx.apply(one, LAM)
+    found = grads_of(layer, x)
+    assert jnp.array_equal(layer(x), value)
+    expected = jax.grad(lambda w: (tract_dense(x, w, lam=LAM) ** 2).sum())
+    close(found["kernel"], expected(layer.kernel[...]))
+    assert jnp.array_equal(found["bias"], plain["bias"])
+    folded = grads_of(general, x.reshape(*rows, 2, 3))["kernel"]
+    close(folded.reshape(6, 4), found["kernel"])
+
+
+def test_nnx_model_stays_what_it_was(tmp_path: Path) -> None:
+    plain, model = network(), trainact.jax.nnx.apply(network(), LAM, layer="first")
+    assert list(trainact.jax.nnx.tract_layers(model)) == ["first"]
+    state, ours = nnx.state(plain, nnx.Param), nnx.state(model, nnx.Param)
+    assert jax.tree.structure(state) == jax.tree.structure(ours)
+    checkpointer = ocp.StandardCheckpointer()
+    for number, (saved, other) in enumerate(((plain, model), (model, plain))):
+        path = tmp_path / str(number)
+        values = nnx.state(saved, nnx.Param)
+        values = jax.tree.map(lambda value: value + 1, values)
+        checkpointer.save(path, values)
+        checkpointer.wait_until_finished()
+        target = jax.tree.map(jnp.zeros_like, nnx.state(other, nnx.Param))
+        nnx.update(other, checkpointer.restore(path, target))
+        close(nnx.state(other, nnx.Param), values)
+    checkpointer.close()
+    trainact.jax.nnx.remove(model)
+    assert trainact.jax.nnx.tract_layers(model) == {}
+    assert model.first.conv_general_dilated is plain.first.conv_general_dilated
+    x = images(2, 8, 8, 3)
+    nnx.update(model, nnx.state(plain, nnx.Param))
+    close(grads_of(model, x), grads_of(plain, x))
+
+
+def test_nnx_only_the_first_layers_gradient_changes() -> None:
+    x = images(4, 8, 8, 3)
+    expected = grads_of(network(), x)
+    model = trainact.jax.nnx.apply(network(), LAM, layer="first")
+    found = grads_of(model, x)
+    changed = {
+        (layer, name)
+        for layer, values in found.items()
+        for name, value in values.items()
+        if not np.allclose(value, expected[layer][name], rtol=1e-5, atol=1e-6)
+    }
+    assert changed == {("first", "kernel")}
+
+
+def test_nnx_training_step_compiles_once_and_takes_the_papers_sgd() -> None:
+    """TrAct w/ SGD: the first layer by SGD, the rest by Adam (Fig. 9)."""
+    model = trainact.jax.nnx.apply(network(), LAM, layer="first")
+    traces = []
+
+    def label(path: tuple[Any, ...], _: Any) -> str:
+        return "first" if "first" in jax.tree_util.keystr(path) else "rest"
+
+    params = nnx.state(model, nnx.Param)
+    labels = jax.tree_util.tree_map_with_path(
+        label, params, is_leaf=lambda value: isinstance(value, nnx.Variable)
+    )
+    transform = optax.multi_transform(
+        {"first": optax.sgd(0.1), "rest": optax.adam(1e-3)}, labels
+    )
+    optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model: Network, optimizer: Any, x: jax.Array) -> Any:
+        traces.append(None)
+        grads = nnx.grad(loss_of)(model, x)
+        optimizer.update(model, grads)
+        return grads
+
+    before = model.first.kernel[...]
+    grads = nnx.to_pure_dict(step(model, optimizer, images(4, 8, 8, 3)))
+    close(model.first.kernel[...], before - 0.1 * grads["first"]["kernel"])
+    step(model, optimizer, images(4, 8, 8, 3, seed=1))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (trainact.jax.nnx.apply, "which layer is the first? Name it with"),
+        (lambda m: trainact.jax.nnx.apply(m, layer="frist"), "Did you mean 'first'?"),
+        (lambda m: trainact.jax.nnx.apply(m, layer=m), "the given Network is no layer"),
+        (
+            lambda m: trainact.jax.nnx.apply(m, 0.0, "first"),
+            "lam=0.0 is not a positive",
+        ),
+        (
+            lambda m: trainact.jax.nnx.apply(
+                trainact.jax.nnx.apply(m, layer="first"), layer=m.first
+            ),
+            "'first' is under TrAct already",
+        ),
+        (
+            lambda _: trainact.jax.nnx.apply(
+                nnx.Conv(1, 1, (3,), input_dilation=2, rngs=nnx.Rngs(0))
+            )(images(1, 5, 1)),
+            "a transposed one is no first layer",
+        ),
+        (
+            lambda _: trainact.jax.nnx.apply(
+                nnx.LinearGeneral(3, 2, batch_axis={0: 2}, rngs=nnx.Rngs(0))
+            )(images(2, 3)),
+            "TrAct needs one weight for all rows",
+        ),
+    ],
+)
+def test_nnx_errors(call: Callable[[Network], Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        call(network())
+
+
+class Plain(nn.Module):
+    conv: Any = nn.Conv
+    dense: Any = nn.Dense
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(self.conv(8, (3, 3), strides=2)(x))
+        return self.dense(5)(x.mean((1, 2)))
+
+
+def test_linen_layers_have_linens_names_and_parameters() -> None:
+    x = images(4, 8, 8, 3)
+    plain = Plain()
+    ours = Plain(trainact.jax.linen.Conv, trainact.jax.linen.Dense)
+    params = plain.init(jax.random.key(0), x)
+    again = ours.init(jax.random.key(0), x)
+    assert jax.tree.structure(params) == jax.tree.structure(again)
+    assert set(params["params"]) == {"Conv_0", "Dense_0"}
+    close(again, params)
+    assert jnp.array_equal(plain.apply(params, x), ours.apply(params, x))
+
+    def loss(kernel: jax.Array) -> jax.Array:
+        values = params["params"]
+        z = tract_conv(
+            x,
+            kernel,
+            values["Conv_0"]["bias"],
+            strides=2,
+            padding="SAME",
+            dimension_numbers=NUMBERS,
+        )
+        kernel = values["Dense_0"]["kernel"]
+        return ((nn.relu(z).mean((1, 2)) @ kernel) ** 2).sum()
+
+    found = jax.grad(lambda p: (ours.apply(p, x) ** 2).sum())(params)
+    close(
+        found["params"]["Conv_0"]["kernel"],
+        jax.grad(loss)(params["params"]["Conv_0"]["kernel"]),
+    )
+
+
+class Small(eqx.Module):
+    first: eqx.nn.Conv2d
+    head: eqx.nn.Linear
+
+    def __init__(self, key: jax.Array, **settings: Any) -> None:
+        one, two = jax.random.split(key)
+        self.first = eqx.nn.Conv2d(3, 8, 3, key=one, **settings)
+        self.head = eqx.nn.Linear(8, 5, key=two)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(jax.nn.relu(self.first(x)).mean((1, 2)))
+
+
+def layers_of(model: Small) -> tuple[Any, Any]:
+    return model.first, model.head
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"stride": 2, "padding": 1}, {"padding": 1, "padding_mode": "CIRCULAR"}],
+    ids=str,
+)
+def test_equinox_sees_the_whole_batch(settings: dict[str, Any]) -> None:
+    plain = Small(jax.random.key(0), **settings)
+    model = trainact.jax.equinox.apply(plain, lambda m: m.first, LAM)
+    x = images(6, 3, 8, 8)
+    batched = jax.vmap(model, axis_name="batch")
+    assert jnp.array_equal(batched(x), jax.vmap(plain)(x))
+    found = eqx.filter_grad(lambda m: (jax.vmap(m, axis_name="batch")(x) ** 2).sum())(
+        model
+    )
+    expected = eqx.filter_grad(lambda m: (jax.vmap(m)(x) ** 2).sum())(plain)
+    seen, padding = x, settings.get("padding", 0)
+    if "padding_mode" in settings:
+        seen = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="wrap")
+        padding = 0
+
+    def loss(weight: jax.Array) -> jax.Array:
+        z = tract_conv(
+            seen, weight, lam=LAM, strides=settings.get("stride", 1), padding=padding
+        )
+        pooled = jax.nn.relu(z + plain.first.bias).mean((2, 3))
+        return ((pooled @ plain.head.weight.T + plain.head.bias) ** 2).sum()
+
+    close(found.first.weight, jax.grad(loss)(plain.first.weight))
+    close(found.head, expected.head)
+    close(found.first.bias, expected.first.bias)
+
+
+def test_equinox_linear_and_both_at_once() -> None:
+    plain = eqx.nn.MLP(4, 2, 8, 1, key=jax.random.key(0))
+    model = trainact.jax.equinox.apply(plain, lambda m: m.layers[0], LAM)
+    x = images(16, 4)
+
+    def loss(model: Any) -> jax.Array:
+        return (jax.vmap(model, axis_name="batch")(x) ** 2).sum()
+
+    found, expected = eqx.filter_grad(loss)(model), eqx.filter_grad(loss)(plain)
+    inverse = jnp.linalg.inv(x.T @ x / 16 + LAM * jnp.eye(4))
+    close(found.layers[0].weight, expected.layers[0].weight @ inverse)
+    close(found.layers[1], expected.layers[1])
+    both = trainact.jax.equinox.apply(Small(jax.random.key(0)), layers_of)
+    kinds = [type(layer).__name__ for layer in layers_of(both)]
+    assert kinds == ["TrActConv", "TrActLinear"]
+    back = trainact.jax.equinox.remove(both, layers_of)
+    assert jax.tree.structure(back) == jax.tree.structure(Small(jax.random.key(0)))
+
+
+def test_equinox_files_fit_both_ways(tmp_path: Path) -> None:
+    plain = Small(jax.random.key(0))
+    model = trainact.jax.equinox.apply(Small(jax.random.key(1)), layers_of)
+    for saved, other in ((plain, model), (model, plain)):
+        eqx.tree_serialise_leaves(tmp_path / "model.eqx", saved)
+        read = eqx.tree_deserialise_leaves(tmp_path / "model.eqx", other)
+        close(eqx.filter(read, eqx.is_array), eqx.filter(saved, eqx.is_array))
+
+
+def test_equinox_trains_under_filter_jit_without_compiling_again() -> None:
+    model = trainact.jax.equinox.apply(Small(jax.random.key(0)), lambda m: m.first)
+    transform = optax.adam(1e-3)
+    state, traces = transform.init(eqx.filter(model, eqx.is_array)), []
+
+    @eqx.filter_jit
+    def step(model: Small, state: Any, x: jax.Array) -> tuple[Any, Any]:
+        traces.append(None)
+        loss = lambda m: (jax.vmap(m, axis_name="batch")(x) ** 2).sum()  # noqa: E731
+        grads = eqx.filter_grad(loss)(model)
+        updates, state = transform.update(grads, state)
+        return eqx.apply_updates(model, updates), state
+
+    for seed in range(3):
+        model, state = step(model, state, images(4, 3, 8, 8, seed=seed))
+    assert len(traces) == 1
+
+
+def test_equinox_errors() -> None:
+    plain = Small(jax.random.key(0))
+    model = trainact.jax.equinox.apply(plain, lambda m: m.first)
+    x = images(2, 3, 8, 8)
+    grad = eqx.filter_grad(lambda m: jax.vmap(m)(x).sum())
+    with pytest.raises(ValueError, match="call the model as jax"):
+        grad(model)
+    alone = trainact.jax.equinox.apply(plain, lambda m: m.first, batch_axis=None)
+    assert grad(alone).first.weight.shape == (8, 3, 3, 3)
+    with pytest.raises(ValueError, match="gives a TrActConv: expected a Conv"):
+        trainact.jax.equinox.apply(model, lambda m: m.first)
+    with pytest.raises(ValueError, match="gives a Conv2d, which is not under"):
+        trainact.jax.equinox.remove(plain, lambda m: m.first)
+    with pytest.raises(ValueError, match="lam=-1"):
+        trainact.jax.equinox.apply(plain, lambda m: m.first, -1)
+
+
+def test_operations_are_equal_by_value() -> None:
+    assert ConvGeneralDilated(0.1) == ConvGeneralDilated(0.1)
+    assert hash(DotGeneral(0.1)) == hash(DotGeneral(0.1))
+    assert DotGeneral(0.1) != DotGeneral(0.2)
+    with pytest.raises(ValueError, match="lam=0"):
+        DotGeneral(0)

@@ -1,0 +1,207 @@
+"""Precision, tiles and inputs at the edge of what a float holds."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax import lax
+
+from tests.tolerances import (
+    FLOAT32_PROMISE,
+    GRAM_EPS,
+    ORACLE_RTOL,
+    SAFETY,
+    relative_error,
+    solve_rtol,
+)
+from trainact import reference
+from trainact.jax import (
+    gram,
+    patch_gram,
+    precision,
+    products,
+    tract_conv,
+    tract_dense,
+)
+from trainact.jax.geometry import make_geometry
+
+from .cases import Case, draw_case, to_layout
+
+pytestmark = pytest.mark.usefixtures("strict_jax")
+
+EPS = float(jnp.finfo("float32").eps)
+
+
+def dense_gradient(x, w, grad_z, lam: float = 0.1) -> jax.Array:
+    _, pull = jax.vjp(lambda w: tract_dense(x, w, lam=lam), w)
+    return pull(grad_z)[0]
+
+
+def problem(rows: int, entries: int, scale: float = 1.0, dtype: str = "float32"):
+    rng = np.random.default_rng(rows)
+    shapes = (rows, entries), (entries, 3), (rows, 3)
+    x, w, grad_z = (rng.standard_normal(shape) for shape in shapes)
+    return [jnp.asarray(a, dtype) for a in (x * scale, w, grad_z)]
+
+
+def oracle(x, grad_z, lam: float = 0.1) -> np.ndarray:
+    wide = (np.asarray(a, "float64") for a in (grad_z, x))
+    return reference.tract_gradient(*wide, lam).T
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 64])
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6, 1.0, 255.0, 1e4])
+def test_scales(rows: int, scale: float) -> None:
+    x, w, grad_z = problem(rows, 8, scale)
+    result = dense_gradient(x, w, grad_z)
+    assert jnp.isfinite(result).all()
+    bound = solve_rtol(torch.float32, np.asarray(x, "float64"), 0.1)
+    assert relative_error(result, oracle(x, grad_z)) < max(bound, EPS)
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (4, 6), (1, 6)])
+def test_constant_input(shape: tuple[int, int]) -> None:
+    for value in (0.0, 1.0, 255.0, 1e4):
+        x, w = jnp.full(shape, value), jnp.ones((6, 2))
+        grad = dense_gradient(x, w, jnp.ones((shape[0], 2)))
+        assert jnp.isfinite(grad).all(), value
+        # One direction: its damped eigenvalue is 6 value² + λ.
+        expected = shape[0] * value / (6 * value**2 + 0.1)
+        bound = solve_rtol(torch.float32, np.asarray(x, "float64"), 0.1)
+        if shape[0] < shape[1]:  # the dual form
+            bound = FLOAT32_PROMISE
+        assert relative_error(grad, np.full((6, 2), expected)) < bound
+
+
+def test_one_long_row_keeps_its_digits() -> None:
+    x = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (1, 50_000)), "float32")
+    grad_z = jnp.asarray([[1.0, -2.0]])
+    grad = dense_gradient(x, jnp.zeros((50_000, 2)), grad_z)
+    row = np.asarray(x[0], "float64")
+    truth = np.outer(row, np.asarray(grad_z[0])) / (row @ row + 0.1)
+    assert relative_error(grad, truth) < FLOAT32_PROMISE
+
+
+@pytest.mark.parametrize("rows", [4, 20])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_not_finite_input(rows: int, value: float) -> None:
+    x, w, grad_z = problem(rows, 8)
+    grad = dense_gradient(x.at[1, 2].set(value), w, grad_z)
+    assert not jnp.isfinite(grad).all()
+    assert jnp.isfinite(dense_gradient(x, w, grad_z)).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("spatial", [0, 1, 2])
+def test_low_precision_inputs(spatial: int, dtype: str) -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(5):
+        case = draw_case(rng, spatial)
+        given = case.given(dtype)
+        grad = jax.jit(case.gradient)(*given)
+        assert grad.dtype == dtype
+        x, _, grad_z = (
+            np.asarray(jnp.asarray(a, dtype), "float64") for a in case.arrays()
+        )
+        bound = max(solve_rtol(getattr(torch, dtype), r, 0.1) for r in case.rows(x))
+        assert relative_error(grad, case.oracle(x, grad_z)) < bound, case
+
+
+def test_statistics_of_low_precision_inputs_are_float32() -> None:
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3, 9, 9)), "bfloat16")
+    moment = patch_gram(x, 3)
+    assert moment.dtype == jnp.float32
+    rows = reference.unfold(
+        np.asarray(x, "float64"), (3, 3), (1, 1), [(0, 0)] * 2, (1, 1)
+    )
+    assert relative_error(moment, reference.gram(rows[0])) < GRAM_EPS * EPS
+
+
+@pytest.mark.parametrize("is_cpu", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tiles(is_cpu: bool, dtype: str, monkeypatch) -> None:
+    # Some images, some lines of an image, and what is left over of both.
+    monkeypatch.setattr(products, "on_cpu", lambda: is_cpu)
+    monkeypatch.setattr(gram, "on_cpu", lambda: is_cpu)
+    tolerance = {"float32": GRAM_EPS * EPS, "float64": ORACLE_RTOL}[dtype]
+    settings = ((3, 3), (2, 1), [(1, 0), (0, 2)], (1, 2))
+    for batch, size, tile in ((7, 5, 60), (2, 11, 13), (1, 9, 1), (6, 4, 10_000)):
+        monkeypatch.setattr(products, "ACCELERATOR_TILE_BYTES", 4 * 18 * tile)
+        monkeypatch.setattr(products, "BLOCK_ROWS", tile if is_cpu else 5)
+        x = np.random.default_rng(size).standard_normal((batch, 2, size, 8))
+        x = x.astype(dtype)
+        (rows,) = reference.unfold(x.astype("float64"), *settings)
+        geometry = make_geometry((size, 8), 2, *settings, 1, (0, 1, 2, 3))
+        for form, given in ((geometry, x), (None, rows.astype(dtype))):
+            with jax.enable_x64(True):
+                total = jax.jit(partial(gram.sum_products, geometry=form))(given)
+            assert relative_error(total[0], rows.T @ rows) < tolerance
+
+
+def test_many_rows_lose_no_digits() -> None:
+    # A million positive products: one float32 sum would lose two digits.
+    x = np.random.default_rng(0).uniform(0, 1, (1_000_000, 2)).astype("float32")
+    moment = patch_gram(jnp.asarray(x[:, :, None]), 1)
+    wide = x.astype("float64")
+    assert relative_error(moment, wide.T @ wide / len(x)) < 2 * EPS
+
+
+def test_the_unfolded_batch_never_exists() -> None:
+    x = jax.ShapeDtypeStruct((32, 64, 64, 3), jnp.float32)
+    w = jax.ShapeDtypeStruct((7, 7, 3, 8), jnp.float32)
+    unfolded = 4 * 32 * 64 * 64 * 147
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def ours(w, x):
+        return tract_conv(x, w, padding="SAME", dimension_numbers=numbers).sum()
+
+    def plain(w, x):
+        return lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=numbers
+        ).sum()
+
+    used, needed = (
+        jax.jit(jax.grad(layer)).lower(w, x).compile().memory_analysis()
+        for layer in (ours, plain)
+    )
+    more = used.temp_size_in_bytes - needed.temp_size_in_bytes
+    assert more < unfolded / 8
+
+
+@pytest.mark.parametrize("rows", [4, 12, 200])
+def test_without_float64(rows: int, monkeypatch, record_property) -> None:
+    # As on a TPU: everything in float32.
+    monkeypatch.setattr(precision, "FLOAT64_BACKENDS", ())
+    for scale in (0.0, 1e-3, 1.0, 10.0, 255.0):
+        x, w, grad_z = problem(rows, 12, scale)
+        assert "f64" not in str(jax.make_jaxpr(dense_gradient)(x, w, grad_z))
+        result = dense_gradient(x, w, grad_z)
+        assert jnp.isfinite(result).all()
+        wide = np.asarray(x, "float64")
+        bound = solve_rtol(torch.float32, wide, 0.1)
+        if rows < 12:
+            # The span's basis is that of a kernel with 8 eps x trace added.
+            sizes = np.linalg.svd(wide, compute_uv=False) ** 2
+            bound = 8 * SAFETY * EPS * sizes.sum() / max(sizes.min(), EPS)
+        error = relative_error(result, oracle(x, grad_z))
+        record_property(f"error_at_scale_{scale:g}", error)
+        assert error < max(bound, EPS)
+
+
+def test_optimality_of_a_layout() -> None:
+    # The same numbers in two layouts: one gradient.
+    first = Case((2, 3, 6, 5), (4, 3, 3, 2), {"padding": "VALID"}, ((0, 0),) * 2)
+    last = Case(
+        first.images,
+        first.kernel,
+        {"padding": "VALID", "dimension_numbers": ("NHWC", "HWIO", "NHWC")},
+        first.pairs,
+    )
+    one, other = (case.gradient(*case.given("float32")) for case in (first, last))
+    turned = to_layout(np.asarray(one), "HWIO", "OI")
+    assert relative_error(other, turned) < FLOAT32_PROMISE

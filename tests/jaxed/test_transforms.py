@@ -1,0 +1,236 @@
+"""The layers under JAX's transformations.
+
+1. Values, and the gradients of input and bias, are the plain layer's to the bit.
+2. jit, vmap, scan, checkpoint and their mixtures change nothing.
+3. A second call compiles nothing, and without a kernel's gradient nothing is computed.
+4. Differentiating twice takes the statistics as constants.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
+from trainact.jax import precondition, tract_conv, tract_dense
+
+from .cases import draw_case
+
+pytestmark = pytest.mark.usefixtures("strict_jax")
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def conv(x, w, lam=0.1, **more):
+    return tract_conv(x, w, None, lam, padding="SAME", dimension_numbers=NHWC, **more)
+
+
+def draw(*shape: int, seed: int = 0) -> jax.Array:
+    values = np.random.default_rng(seed).standard_normal(shape)
+    return jnp.asarray(values, jnp.float64 if jax.config.jax_enable_x64 else "float32")
+
+
+# Layer, input and kernel: primal, dual, and a convolution.
+PROBLEMS = {
+    "dense": (tract_dense, (12, 5), (5, 3)),
+    "dual": (tract_dense, (4, 9), (9, 3)),
+    "conv": (conv, (3, 5, 4, 2), (3, 3, 2, 4)),
+}
+problems = pytest.mark.parametrize("name", list(PROBLEMS))
+
+
+def make(name: str):
+    layer, x_shape, w_shape = PROBLEMS[name]
+
+    def loss(w, x):
+        return jnp.square(jnp.tanh(layer(x, w))).mean()
+
+    return loss, draw(*w_shape, seed=1), draw(*x_shape)
+
+
+@pytest.mark.parametrize("spatial", [0, 1, 2, 3])
+def test_everything_else_is_untouched(spatial: int) -> None:
+    rng = np.random.default_rng(10 + spatial)
+    for _ in range(6):
+        case = draw_case(rng, spatial)
+        x, w, grad_z = case.given("float32")
+        b = jnp.arange(1.0, case.kernel[0] + 1)
+
+        def both(layer, x, w, b, grad_z):
+            z, pull = jax.vjp(lambda x, b: layer(x, w, b), x, b)
+            return z, *pull(grad_z)
+
+        def with_kernel(layer, x, w, b, grad_z):
+            z, pull = jax.vjp(layer, x, w, b)
+            grad_x, _, grad_b = pull(grad_z)
+            return z, grad_x, grad_b
+
+        plain = jax.jit(partial(both, case.plain))(x, w, b, grad_z)
+        treated = jax.jit(partial(with_kernel, case.layer))(x, w, b, grad_z)
+        for ours, theirs in zip(treated, plain, strict=True):
+            assert np.array_equal(ours, theirs), case
+
+
+@problems
+def test_transformations_change_nothing(name: str) -> None:
+    loss, w, x = make(name)
+    xs = jnp.stack([x, 2 * x])
+    truth = jax.grad(loss)(w, x)
+    truths = jnp.stack([truth, jax.grad(loss)(w, 2 * x)])
+
+    def total(w, one):
+        def step(sum_, x):
+            return sum_ + one(w, x), None
+
+        return lax.scan(step, jnp.zeros(()), xs)[0]
+
+    results = {
+        "jit": (jax.jit(jax.grad(loss))(w, x), truth),
+        "value_and_grad": (jax.value_and_grad(loss)(w, x)[1], truth),
+        "grad of jit": (jax.grad(jax.jit(loss))(w, x), truth),
+        "remat": (jax.grad(jax.checkpoint(loss))(w, x), truth),
+        "vmap": (jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(w, xs), truths),
+        "map": (lax.map(lambda x: jax.grad(loss)(w, x), xs), truths),
+        "scan": (jax.grad(total)(w, loss), truths.sum(0)),
+        "scan, remat": (jax.grad(total)(w, jax.checkpoint(loss)), truths.sum(0)),
+    }
+    for transform, (result, expected) in results.items():
+        assert result.dtype == jnp.float32
+        assert relative_error(result, expected) < FLOAT32_PROMISE, transform
+
+
+@problems
+def test_examples_can_share_statistics(name: str) -> None:
+    # As in Equinox, where a layer sees one example and the model is mapped over them.
+    layer, _, _ = PROBLEMS[name]
+    _, w, x = make(name)
+
+    def loss(w, **more):
+        mapped = jax.vmap(lambda x: layer(x[None], w, **more), axis_name="examples")
+        z = mapped(x)
+        return jnp.square(jnp.tanh(z)).mean()
+
+    truth = jax.grad(make(name)[0])(w, x)
+    shared = jax.jit(jax.grad(partial(loss, axis_name="examples")))(w)
+    assert relative_error(shared, truth) < FLOAT32_PROMISE
+    alone = jax.jit(jax.grad(loss))(w)
+    assert relative_error(alone, truth) > FLOAT32_PROMISE
+
+
+@problems
+def test_optimised_code(name: str) -> None:
+    # What users run; the other tests do without, see conftest.py.
+    options = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+    loss, w, x = make(name)
+    optimised = jax.jit(jax.grad(loss), compiler_options=options)
+    assert relative_error(optimised(w, x), jax.grad(loss)(w, x)) < FLOAT32_PROMISE
+
+
+def compilations(caplog: pytest.LogCaptureFixture, function, *args) -> int:
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        jax.block_until_ready(function(*args))
+    return sum("Finished XLA compilation" in r.getMessage() for r in caplog.records)
+
+
+@problems
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_no_second_compilation(name: str, is_compiled: bool, caplog) -> None:
+    layer, x_shape, w_shape = PROBLEMS[name]
+    grad = jax.grad(lambda w, x, lam: layer(x, w, lam=lam).sum())
+    grad = jax.jit(grad) if is_compiled else grad
+    w, x, other = draw(*w_shape), draw(*x_shape), draw(*x_shape, seed=3)
+    # Shapes that no other test has used.
+    w, x, other = (
+        jnp.tile(a, (1,) * (a.ndim - 1) + (n,)) for a, n in ((w, 7), (x, 1), (other, 1))
+    )
+    assert compilations(caplog, grad, w, x, 0.1) > 0
+    assert compilations(caplog, grad, 2 * w, other, 0.2) <= 1  # that of 2 * w
+    assert compilations(caplog, grad, 2 * w, other, 0.3) == 0
+
+
+@problems
+def test_without_a_kernel_gradient_there_are_no_statistics(name: str) -> None:
+    loss, w, x = make(name)
+    assert "cholesky" in str(jax.make_jaxpr(jax.grad(loss))(w, x))
+    assert "cholesky" not in str(jax.make_jaxpr(loss)(w, x))
+    assert "cholesky" not in str(jax.make_jaxpr(jax.grad(loss, argnums=1))(w, x))
+
+
+@problems
+def test_damping_may_be_a_traced_value(name: str) -> None:
+    layer, _, _ = PROBLEMS[name]
+    _, w, x = make(name)
+
+    def loss(w, lam):
+        return jnp.tanh(layer(x, w, lam=lam)).mean()
+
+    traced = jax.jit(jax.grad(loss))(w, jnp.float32(0.2))
+    assert relative_error(traced, jax.grad(loss)(w, 0.2)) < FLOAT32_PROMISE
+    assert jax.grad(loss, argnums=1)(w, jnp.float32(0.2)) == 0
+
+
+def constant_factor_gradient(w, x, x_constant):
+    """The dense layer's gradient by the formula, with statistics of another input."""
+    size = x.shape[1]
+    gram = x_constant.T @ x_constant / len(x) + 0.1 * jnp.eye(size, dtype=x.dtype)
+    plain = jax.grad(lambda w: jnp.square(jnp.tanh(x @ w)).mean())(w)
+    return jnp.linalg.solve(gram, plain)
+
+
+@pytest.mark.parametrize("name", ["dense", "dual"])
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_second_derivatives_take_statistics_as_constants(
+    name: str, is_wide: bool
+) -> None:
+    tolerance = ORACLE_RTOL if is_wide else FLOAT32_PROMISE
+    with jax.enable_x64(is_wide):
+        loss, w, x = make(name)
+        v = draw(*w.shape, seed=5)
+        ours = jax.grad(loss)
+        theirs = partial(constant_factor_gradient, x_constant=x)
+        for argnum in (0, 1):  # reverse over reverse
+            first, second = (
+                jax.jit(jax.grad(lambda w, x, f=f: jnp.vdot(f(w, x), v), argnum))(w, x)
+                for f in (ours, theirs)
+            )
+            assert relative_error(first, second) < tolerance
+        tangents = (v, draw(*x.shape, seed=6))
+        first, second = (  # forward over reverse
+            jax.jit(lambda w, x, f=f: jax.jvp(f, (w, x), tangents)[1])(w, x)
+            for f in (ours, theirs)
+        )
+        assert relative_error(first, second) < tolerance
+
+
+def test_forward_mode_is_refused_by_jax() -> None:
+    loss, w, x = make("dense")
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda w: loss(w, x), (w,), (w,))
+
+
+def test_float64_is_not_left_switched_on() -> None:
+    for name in PROBLEMS:
+        loss, w, x = make(name)
+        assert jax.grad(loss)(w, x).dtype == jnp.float32
+    assert jnp.zeros(1).dtype == jnp.float32
+    assert not jax.config.jax_enable_x64
+
+
+@pytest.mark.parametrize("layout", ["IO", "OI"])
+def test_precondition_from_rows(layout: str) -> None:
+    x, w = draw(3, 2, 4), draw(4, 2, seed=1)
+    turn = (lambda w: w) if layout == "IO" else jnp.transpose
+
+    def loss(w):
+        marked = precondition(turn(w), x, 0.2, layout=layout)
+        return jnp.tanh(x @ turn(marked)).sum()
+
+    truth = jax.grad(lambda w: jnp.tanh(tract_dense(x, w, lam=0.2)).sum())(w)
+    assert relative_error(jax.grad(loss)(w), truth) < FLOAT32_PROMISE
