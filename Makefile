@@ -35,9 +35,10 @@ readme: .venv/dev ## write the README's tables and plot from the records
 types: .venv/dev
 	$(BIN)/pyright
 
-# One thread each: the tests already use every core, side by side.
+# One thread each: the tests already use every core, side by side. One that hangs says where.
+HANGING = -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 tests: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(HANGING) $(ARGS)
 
 doctests: .venv/dev
 	$(BIN)/pytest -q --doctest-modules src/trainact
