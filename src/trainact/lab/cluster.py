@@ -79,6 +79,7 @@ def submit(
         return []
     try:
         import submitit
+        from submitit.core.utils import FailedJobError
     except ModuleNotFoundError as error:
         raise LabError(
             "--slurm needs submitit, which is not installed: pip install submitit"
@@ -95,8 +96,14 @@ def submit(
             "or leave --slurm out"
         ) from error
     executor.update_parameters(**_parameters(jobs[0], options))
-    with executor.batch():
-        return [executor.submit(Work(job.to_json())) for job in jobs]
+    try:
+        with executor.batch():
+            return [executor.submit(Work(job.to_json())) for job in jobs]
+    except FailedJobError as error:
+        raise LabError(
+            f"--slurm: {first_line(error)}; change what is asked of the cluster, or "
+            "leave --slurm out"
+        ) from error
 
 
 def _parameters(job: Job, options: SweepOptions) -> dict[str, Any]:
