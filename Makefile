@@ -37,8 +37,10 @@ types: .venv/dev
 
 # One thread each: the tests already use every core, side by side. One that hangs says where.
 HANGING = -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
+# Those of JAX have processes of their own: one with JAX in it must not fork, as others do.
 tests: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(HANGING) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(HANGING) --ignore tests/jaxed $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(HANGING) tests/jaxed $(ARGS)
 
 doctests: .venv/dev
 	$(BIN)/pytest -q --doctest-modules src/trainact
