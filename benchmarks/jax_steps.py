@@ -30,12 +30,10 @@ LAM, LR, CLASSES = 0.1, 0.1, 10
 class ConvNet(nnx.Module):
     """A first convolution and a few of 3x3 with strides, then a linear layer."""
 
-    def __init__(
-        self, kernel: int, stride: int, widths: tuple[int, ...], padding: str = "SAME"
-    ) -> None:
+    def __init__(self, kernel: int, stride: int, widths: tuple[int, ...]) -> None:
         rngs, before = nnx.Rngs(0), widths[0]
         size = (kernel, kernel)
-        self.first = nnx.Conv(3, before, size, stride, padding=padding, rngs=rngs)
+        self.first = nnx.Conv(3, before, size, stride, rngs=rngs)
         rest: list[nnx.Module] = []
         for width in widths[1:]:
             rest.append(nnx.Conv(before, width, (3, 3), 2, rngs=rngs))

@@ -72,7 +72,7 @@ def train_all(
     ("sizes", "accumulates", "clip"),
     [
         ([6, 6], True, None),
-        ([9, 1, 2], True, 0.01),
+        ([9, 1, 2], True, 0.3),
         ([9, 1, 2], False, None),
         ([0, 12], True, None),
     ],
@@ -172,7 +172,7 @@ def train_all_fsdp(
     ("sizes", "how", "clip"),
     [
         ([6, 6], "late", None),
-        ([9, 3], "each", 0.01),
+        ([9, 3], "each", 0.3),
         ([3, 0, 5, 4], "late", None),
     ],
 )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.lab.commands import start
 from tests.lab.conftest import CONFIG
 from tests.lab.photographic import write_photographs
 from trainact.lab.data import load_data
@@ -19,30 +18,15 @@ from trainact.lab.records import RecordFile
 from trainact.lab.run import train
 
 NUM_SEEDS = 400
-# A shell that starts tests in the background lets them ignore SIGINT: undo that.
-PROGRAM = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from trainact.cli import main
-sys.exit(main())
-"""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT to a child needs POSIX")
 def test_ctrl_c_keeps_finished_runs(tmp_path: Path) -> None:
-    command = [
-        *(sys.executable, "-c", PROGRAM, "compare", "--model", "mlp"),
-        *("--methods", "vanilla", "--epochs", "100"),
+    arguments = [
+        *("compare", "--model", "mlp", "--methods", "vanilla", "--epochs", "100"),
         *("--seeds", *map(str, range(NUM_SEEDS)), "--out", str(tmp_path)),
     ]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-    ) as process:
+    with start(*arguments) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline()]
         while lines[-1] and not lines[-1].startswith(f"[1/{NUM_SEEDS}]"):
@@ -103,21 +87,13 @@ def test_sigterm_is_no_success(tmp_path: Path, is_group: bool) -> None:
     """To the process alone, or to those that read its images as well."""
     photographs = write_photographs(tmp_path / "photographs")
     out = tmp_path / "out"
-    command = [
-        *(sys.executable, "-c", PROGRAM, "run", "fig11-30", "--smoke"),
+    arguments = [
+        *("run", "fig11-30", "--smoke"),
         *("--data", f"imagefolder:{photographs}", "--image-size", "32"),
         *("--epochs", "100000", "--method", "vanilla", "--seed", "0"),
         *("--workers", "2", "--device", "cpu", "--logger", "none", "--out", str(out)),
     ]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-        start_new_session=True,
-    ) as process:
+    with start(*arguments) as process:
         while not (out / "epochs.jsonl").exists():
             assert process.poll() is None
             time.sleep(0.1)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab import commands
 from tests.lab.conftest import Outcome
 from trainact import cli
 from trainact.lab.cluster import submit
@@ -22,13 +23,6 @@ from trainact.lab.recipes import find_recipes
 from trainact.lab.run_options import RunOptions, SweepOptions
 from trainact.lab.workspace import Workspace
 
-# A shell that starts tests in the background lets them ignore SIGINT: undo that.
-PROGRAM = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from trainact.cli import main
-sys.exit(main())
-"""
 SMOKE = ("run", "fig4-100", "--smoke", "--device", "cpu", "--logger", "none")
 METHODS = """
 import os, signal, time
@@ -89,17 +83,7 @@ def commands_with(text: str) -> list[str]:
 
 
 def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The command in a process of its own, as a terminal starts it."""
-    command = [sys.executable, "-c", PROGRAM, *SMOKE, *arguments, "--out", str(out)]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-        start_new_session=True,
-    )
+    return commands.start(*SMOKE, *arguments, "--out", str(out))
 
 
 @pytest.fixture

@@ -241,7 +241,13 @@ def test_a_cluster_carries_jobs_out(tmp_path: Path) -> None:
         (("sweep", "fig6", "--smoke", "--slurm"), "leave --slurm out"),
     ],
 )
-def test_bad_input(command: Command, arguments: tuple[str, ...], says: str) -> None:
+def test_bad_input(
+    command: Command,
+    arguments: tuple[str, ...],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")  # no machine has SLURM here
     outcome = command(*arguments)
     assert outcome.code == 2, outcome.out
     assert outcome.err.count("\n") == 1, outcome.err

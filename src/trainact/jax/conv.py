@@ -94,9 +94,8 @@ def tract_conv(
     """
     x, w = check_floating("x", x), check_floating("w", w)
     b = None if b is None else check_floating("b", b)
-    numbers = _dimension_numbers(x.shape, w.shape, dimension_numbers)
-    geometry = conv_geometry(
-        x.shape, w.shape, strides, padding, rhs_dilation, feature_group_count, numbers
+    geometry, numbers = _read(
+        x, w, strides, padding, rhs_dilation, feature_group_count, dimension_numbers
     )
     check_layer(x, w, b, w.shape[numbers.rhs_spec[0]])
     w = _mark(w, x, check_lam(lam), geometry, numbers, axis_name)
@@ -149,9 +148,8 @@ def mark_conv(
     Raises:
         ValueError: if shapes or settings do not fit.
     """
-    numbers = _dimension_numbers(x.shape, w.shape, dimension_numbers)
-    geometry = conv_geometry(
-        x.shape, w.shape, strides, padding, rhs_dilation, feature_group_count, numbers
+    geometry, numbers = _read(
+        x, w, strides, padding, rhs_dilation, feature_group_count, dimension_numbers
     )
     return _mark(w, x, lam, geometry, numbers, axis_name)
 
@@ -199,39 +197,24 @@ def conv_sums(
         ValueError: if shapes or settings do not fit.
     """
     x = check_floating("x", x)
-    numbers = _dimension_numbers(x.shape, w.shape, dimension_numbers)
-    geometry = conv_geometry(
-        x.shape, w.shape, strides, padding, rhs_dilation, feature_group_count, numbers
+    geometry, _ = _read(
+        x, w, strides, padding, rhs_dilation, feature_group_count, dimension_numbers
     )
     return input_sums(x, geometry)
 
 
-def conv_geometry(
-    x_shape: Sequence[int],
-    w_shape: Sequence[int],
+def _read(
+    x: Array,
+    w: Array,
     strides: int | Sequence[int],
     padding: Padding,
     rhs_dilation: int | Sequence[int],
     feature_group_count: int,
-    numbers: lax.ConvDimensionNumbers,
-) -> Geometry:
-    """Read a convolution's geometry from its shapes and settings.
-
-    Args:
-        x_shape: of the images.
-        w_shape: of the kernel.
-        strides: as for `tract_conv`.
-        padding: likewise.
-        rhs_dilation: likewise.
-        feature_group_count: likewise.
-        numbers: which axis is which.
-
-    Returns:
-        The geometry.
-
-    Raises:
-        ValueError: if shapes or settings do not fit.
-    """
+    dimension_numbers: DimensionNumbers,
+) -> tuple[Geometry, lax.ConvDimensionNumbers]:
+    """Read from a convolution's shapes and settings where its patches and axes are."""
+    x_shape, w_shape = x.shape, w.shape
+    numbers = _dimension_numbers(x_shape, w_shape, dimension_numbers)
     geometry = make_geometry(
         spatial=[x_shape[axis] for axis in numbers.lhs_spec[2:]],
         channels=x_shape[numbers.lhs_spec[1]],
@@ -245,14 +228,14 @@ def conv_geometry(
     outputs, inputs = (w_shape[axis] for axis in numbers.rhs_spec[:2])
     if inputs * geometry.groups != geometry.channels or outputs % geometry.groups:
         msg = (
-            f"x of shape {tuple(x_shape)} has {geometry.channels} channels, but w of "
-            f"shape {tuple(w_shape)} has {inputs} inputs and {outputs} outputs for "
+            f"x of shape {x_shape} has {geometry.channels} channels, but w of "
+            f"shape {w_shape} has {inputs} inputs and {outputs} outputs for "
             f"feature_group_count={geometry.groups}: check dimension_numbers, by which "
             f"channels are axis {numbers.lhs_spec[1]} of x and inputs axis "
             f"{numbers.rhs_spec[1]} of w"
         )
         raise ValueError(msg)
-    return geometry
+    return geometry, numbers
 
 
 def _dimension_numbers(

@@ -28,8 +28,8 @@ from trainact.jax.statistics import AxisName
 ModelT = TypeVar("ModelT")
 
 
-class TrActConv(eqx.nn.Conv):
-    r"""An `equinox.nn.Conv` whose weight's gradient is TrAct's; made by `apply`.
+class TrActLayer(eqx.Module):
+    r"""What layers under TrAct have beside the plain layer's fields.
 
     Attributes:
         lam: :math:`\lambda`.
@@ -42,6 +42,10 @@ class TrActConv(eqx.nn.Conv):
     batch_axis: str | None = eqx.field(static=True)
     axis_name: AxisName = eqx.field(static=True)
     plain: type = eqx.field(static=True)
+
+
+class TrActConv(TrActLayer, eqx.nn.Conv):
+    """An `equinox.nn.Conv` whose weight's gradient is TrAct's; made by `apply`."""
 
     def __call__(self, x: Array, *, key: Any = None) -> Array:
         """Convolve one example.
@@ -68,20 +72,8 @@ class TrActConv(eqx.nn.Conv):
         return eqx.nn.Conv.__call__(_with_weight(self, weight), x, key=key)
 
 
-class TrActLinear(eqx.nn.Linear):
-    r"""An `equinox.nn.Linear` whose weight's gradient is TrAct's; made by `apply`.
-
-    Attributes:
-        lam: :math:`\lambda`.
-        batch_axis: of `jax.vmap`, whose examples are one batch; None for each alone.
-        axis_name: further mapped axes, of shard_map or pmap.
-        plain: class of the layer before.
-    """
-
-    lam: float = eqx.field(static=True)
-    batch_axis: str | None = eqx.field(static=True)
-    axis_name: AxisName = eqx.field(static=True)
-    plain: type = eqx.field(static=True)
+class TrActLinear(TrActLayer, eqx.nn.Linear):
+    """An `equinox.nn.Linear` whose weight's gradient is TrAct's; made by `apply`."""
 
     def __call__(self, x: Array, *, key: Any = None) -> Array:
         """Multiply one example.
@@ -144,7 +136,7 @@ def apply(
 
     def convert(layer: Any) -> Any:
         for plain, ours in _CLASSES.items():
-            if isinstance(layer, plain) and not isinstance(layer, ours):
+            if isinstance(layer, plain) and not isinstance(layer, TrActLayer):
                 return _copy(layer, ours, {**settings, "plain": type(layer)})
         msg = (
             f"where= gives a {type(layer).__name__}: expected a Conv or a Linear of "
@@ -170,7 +162,7 @@ def remove(model: ModelT, where: Callable[[ModelT], Any]) -> ModelT:
     """
 
     def convert(layer: Any) -> Any:
-        if isinstance(layer, TrActConv | TrActLinear):
+        if isinstance(layer, TrActLayer):
             return _copy(layer, layer.plain, {})
         msg = f"where= gives a {type(layer).__name__}, which is not under TrAct"
         raise ValueError(msg)

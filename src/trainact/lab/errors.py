@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable
 
+INTERRUPTED = "Interrupted: the same command goes on where it stopped."
 _MAX_SEED = 2**32 - 1
 
 
@@ -34,9 +35,9 @@ def how_many(count: int, noun: str) -> str:
         noun: of one.
 
     Returns:
-        Such as ``1 run`` or ``1,200 runs``.
+        Such as ``1 run`` or ``2 runs``.
     """
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def describe_os_error(error: OSError) -> str:

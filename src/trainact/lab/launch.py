@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from trainact.lab.errors import LabError, check_positive
+from trainact.lab.errors import INTERRUPTED, LabError, check_positive
 from trainact.lab.ranks import this_process
 
 EXIT_OK = 0
@@ -25,7 +25,6 @@ _KINDS = ("auto", "cpu", "cuda")
 _SECONDS_BETWEEN_LOOKS = 0.2
 # What the user can put right begins with this.
 _WHAT = "trainact: "
-_INTERRUPTED = "Interrupted: the same command goes on where it stopped.\n"
 _LAST_WORDS = re.compile(rf"^({_WHAT}|(\[rank\d+\]: )?Traceback )", re.MULTILINE)
 
 
@@ -106,7 +105,7 @@ def launch(devices: int, arguments: Sequence[str] | None = None) -> int:
         except SignalException as error:
             # Ctrl-C reaches the processes as well, of which the first one says this.
             if not _say_what(folder, devices) and error.sigval != signal.SIGINT:
-                sys.stdout.write(_INTERRUPTED)
+                sys.stdout.write(f"{INTERRUPTED}\n")
             return 128 + error.sigval
         except ChildFailedError as error:
             return _explain(error.failures, devices, folder)

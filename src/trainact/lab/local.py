@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from trainact.lab.data import AnyData
-from trainact.lab.errors import how_many
+from trainact.lab.errors import INTERRUPTED, how_many
 from trainact.lab.jobs import Job, carry_out, data_of, key_of
 from trainact.lab.probe import probe
 from trainact.lab.progress import ComparisonProgress, outcome
@@ -125,7 +125,7 @@ def finish(
     total = how_many(len(jobs), "run")
     lines = [f"{len(records)} of {total} in {workspace.records.path}"]
     if interrupted:
-        lines.append("Interrupted: the same command goes on where it stopped.")
+        lines.append(INTERRUPTED)
     if records:
         lines.append(f"trainact report {workspace.folder} draws and compares them.")
     for line in lines:

@@ -114,14 +114,13 @@ def own_cores() -> int:
     ranks, own = this_process(), _usable_cores()
     if not dist.is_initialized():
         return max(1, len(own) // ranks.local_size)
-    cores: list[Any] = [None] * ranks.size
-    dist.all_gather_object(cores, (ranks.rank - ranks.local_rank, own))
-    sharing = [
-        others & own
-        for first, others in cores
-        if first == ranks.rank - ranks.local_rank
-    ]
-    return max(1, len(own) // sum(map(bool, sharing)))
+    machine = ranks.rank - ranks.local_rank  # its first process
+    found: list[Any] = [None] * ranks.size
+    dist.all_gather_object(found, (machine, own))
+    num_sharing = sum(
+        where == machine and not own.isdisjoint(cores) for where, cores in found
+    )
+    return max(1, len(own) // num_sharing)
 
 
 def _usable_cores() -> set[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainact.lab.errors import LabError, describe_os_error
+from trainact.lab.errors import LabError, describe_os_error, how_many
 from trainact.lab.recipe import Recipe
 from trainact.lab.reporting.colours import choose_colours
 from trainact.lab.reporting.figures import (
@@ -56,15 +56,11 @@ def main(options: ReportOptions, recipes: Recipes = known_recipes) -> int:
     out = options.out or _default_out(options.runs[0])
     _write(study, out)
     console.print(
-        f"{_count(study.num_runs, 'run')}, "
-        f"{_count(len(study.sections), 'experiment')}: {out / PAGE}; "
+        f"{how_many(study.num_runs, 'run')}, "
+        f"{how_many(len(study.sections), 'experiment')}: {out / PAGE}; "
         f"{NUMBERS} and the PNGs beside it"
     )
     return EXIT_OK
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _default_out(first: Path) -> Path:
