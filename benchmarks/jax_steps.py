@@ -20,58 +20,12 @@ import torch
 from flax import nnx
 
 import trainact.jax.nnx
+from benchmarks.jax_networks import ResNet, ViT
 from trainact.lab.bench.timing import interleave
 from trainact.lab.bench.workload import Action
 from trainact.lab.environment import describe
 
-LAM, LR, CLASSES = 0.1, 0.1, 10
-
-
-class ConvNet(nnx.Module):
-    """A first convolution and a few of 3x3 with strides, then a linear layer."""
-
-    def __init__(self, kernel: int, stride: int, widths: tuple[int, ...]) -> None:
-        rngs, before = nnx.Rngs(0), widths[0]
-        size = (kernel, kernel)
-        self.first = nnx.Conv(3, before, size, stride, rngs=rngs)
-        rest: list[nnx.Module] = []
-        for width in widths[1:]:
-            rest.append(nnx.Conv(before, width, (3, 3), 2, rngs=rngs))
-            before = width
-        self.rest = nnx.List(rest)
-        self.head = nnx.Linear(before, CLASSES, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = nnx.relu(self.first(x))
-        for layer in self.rest:
-            x = nnx.relu(layer(x))
-        return self.head(x.mean((1, 2)))
-
-
-class Mixer(nnx.Module):
-    """Patches and blocks of a ViT's linear layers (without its attention)."""
-
-    def __init__(self, patch: int, width: int, depth: int) -> None:
-        rngs, size = nnx.Rngs(0), (patch, patch)
-        self.first = nnx.Conv(3, width, size, patch, padding="VALID", rngs=rngs)
-        self.blocks = nnx.List(
-            [
-                nnx.List(
-                    [
-                        nnx.Linear(width, 4 * width, rngs=rngs),
-                        nnx.Linear(4 * width, width, rngs=rngs),
-                    ]
-                )
-                for _ in range(depth)
-            ]
-        )
-        self.head = nnx.Linear(width, CLASSES, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.first(x)
-        for up, down in self.blocks:
-            x = x + down(nnx.gelu(up(x)))
-        return self.head(x.mean((1, 2)))
+LAM, LR = 0.1, 0.01
 
 
 @dataclass(frozen=True)
@@ -79,20 +33,19 @@ class Case:
     """A network and its images."""
 
     make: Callable[[], nnx.Module]
+    first: str
     batch: int
     size: int
 
 
 CASES = {
-    "3x3 of CIFAR, 5 convolutions": Case(
-        lambda: ConvNet(3, 1, (64, 64, 128, 256, 256)), 64, 32
+    "ResNet-18, CIFAR stem, 32x32": Case(
+        lambda: ResNet([2, 2, 2, 2], bottleneck=False, cifar=True), "stem.conv", 32, 32
     ),
-    "7x7/2 of ImageNet, 5 convolutions": Case(
-        lambda: ConvNet(7, 2, (64, 64, 128, 256, 512)), 8, 224
+    "ResNet-50, 224x224": Case(
+        lambda: ResNet([3, 4, 6, 3], bottleneck=True, cifar=False), "stem.conv", 8, 224
     ),
-    "16x16 patches, 12 blocks of a ViT-S's MLPs": Case(
-        lambda: Mixer(16, 384, 12), 8, 224
-    ),
+    "ViT-S/16, 224x224": Case(lambda: ViT(384, 12, 6), "patches", 8, 224),
 }
 
 
@@ -100,11 +53,11 @@ def make_step(case: Case, lam: float | None) -> Callable[[], None]:
     """A jitted training step, compiled; each call is one step."""
     model = case.make()
     if lam is not None:
-        trainact.jax.nnx.apply(model, lam, layer="first")
+        trainact.jax.nnx.apply(model, lam, layer=case.first)
     optimizer = nnx.Optimizer(model, optax.sgd(LR, 0.9), wrt=nnx.Param)
     shape = (case.batch, case.size, case.size, 3)
     x = jax.random.normal(jax.random.key(0), shape)
-    y = jnp.arange(case.batch) % CLASSES
+    y = jnp.arange(case.batch) % 10
 
     @nnx.jit  # the images are arguments: what is constant would be computed beforehand
     def step(model: Any, optimizer: Any, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -4,8 +4,9 @@ TrAct multiplies the weight gradient by :math:`(X^\top X / b + \lambda I)^{-1}`
 (Eq. 10). The two forms, their stability and the smallest damping are those of
 `trainact.factor`, which derives them:
 
-*Primal*, at least as many rows as entries. The P x P inverse, from a Cholesky
-factorisation in float64.
+*Primal*, at least as many rows as entries, :math:`A + \lambda I = L L^\top` in
+float64. A gradient is solved with L and its transpose, also in float64: that takes half
+the time of an inverse, whose rounding to float32 would add as much as the gradient's.
 
 *Dual*, fewer rows than entries, :math:`X X^\top = L L^\top`, :math:`U = L^{-1} X`.
 For a gradient in the span of the rows, which every first derivative is,
@@ -20,6 +21,7 @@ Legend: G groups, N rows, P entries of a row, O outputs of one group.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -41,8 +43,8 @@ class Factor(NamedTuple):
     """What is kept from the forward pass for the backward pass; a pytree.
 
     Attributes:
-        inner: primal ``[G, P, P]``, in the statistics' dtype; dual ``[G, N, N]``, in
-            the wider dtype of the factorisation.
+        inner: in the dtype of the factorisation; primal L, ``[G, P, P]``; dual
+            ``[G, N, N]``.
         basis: U of the dual form, ``[G, N, P]``; None in the primal form.
         outer: 1 / λ, ``[G, 1, 1]``; None in the primal form.
     """
@@ -65,19 +67,19 @@ class Factor(NamedTuple):
 def factorise_gram(gram_GPP: Array, lam: float | Array, dtype: Dtype) -> Factor:
     r"""The primal form, :math:`(A + \lambda I)^{-1}`.
 
-    Cost: about ``2 * P**3`` multiplications per group.
+    Cost: about ``P**3 / 6`` multiplications per group.
 
     Args:
         gram_GPP: A, in the dtype of the factorisation.
         lam: :math:`\lambda`.
-        dtype: in which A's products were formed, and in which the inverse is kept.
+        dtype: in which A's products were formed; the smallest damping depends on it.
 
     Returns:
         The factor; NaN where A is not finite.
     """
     with float64_allowed(gram_GPP.dtype):
         lam_G = _resolvable(lam, _trace(gram_GPP), dtype)
-        return Factor(cast(_inverse(_cholesky(gram_GPP, lam_G)), dtype))
+        return Factor(_cholesky(gram_GPP, lam_G))
 
 
 def factorise_rows(rows_GNP: Array, lam: float | Array) -> Factor:
@@ -137,12 +139,14 @@ def _apply_jvp(
 def _apply(grad_GOP: Array, factor: Factor, anywhere: bool) -> Array:
     """Also for a gradient that need not lie in the span of the rows."""
     inner, basis, outer = factor
-    entries = inner if basis is None else basis
-    dtype, wide = entries.dtype, inner.dtype
-    with float64_allowed(dtype, wide):
-        grad = cast(grad_GOP, dtype)
+    wide = inner.dtype
+    with float64_allowed(wide):
         if basis is None:
-            return cast(product(grad, inner, (2, 1)), grad_GOP.dtype)
+            solve = partial(lax.linalg.triangular_solve, inner, lower=True)
+            result = solve(solve(cast(grad_GOP, wide), transpose_a=True))
+            return cast(result, grad_GOP.dtype)
+        dtype = basis.dtype
+        grad = cast(grad_GOP, dtype)
         inside_GON = product(grad, basis, (2, 2))
         result = cast(product(cast(inside_GON, wide), inner, (2, 1)), dtype)
         is_damped = dtype == np.float64  # as factorise_rows has it
@@ -207,7 +211,8 @@ def _resolvable(lam: float | Array, trace_G: Array, dtype: Dtype) -> Array:
 def _cholesky(matrix: Array, shift_G: Array) -> Array:
     """Cholesky factor of matrix + shift x I, or of trace x I where that has none."""
     eye = cast(_is_diagonal(matrix), matrix.dtype)
-    lower = lax.linalg.cholesky(matrix + shift_G[:, None, None] * eye)
+    shifted = matrix + shift_G[:, None, None] * eye
+    lower = lax.linalg.cholesky(shifted, symmetrize_input=False)
     # Not finite if the input was not: as in ordinary training.
     bound_G11 = jnp.sqrt(_trace(matrix) + shift_G)[:, None, None]
     is_good_G = jnp.all(jnp.isfinite(lower), axis=(-2, -1))
