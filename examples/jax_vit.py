@@ -112,9 +112,11 @@ def load_timm(model: ViT, weights: dict[str, torch.Tensor]) -> None:
     theirs = dict(to_flax(name, value) for name, value in weights.items())
     if ours.keys() != theirs.keys():
         raise ValueError(f"names differ: {sorted(ours.keys() ^ theirs.keys())}")
-    for name, variable in ours.items():
-        variable[...] = jnp.asarray(theirs[name])
-    nnx.update(model, nnx.from_flat_state([(_path(n), v) for n, v in ours.items()]))
+    loaded = [  # copies: torch's weights go on in their own memory
+        (_path(name), variable.replace(jnp.array(theirs[name])))
+        for name, variable in ours.items()
+    ]
+    nnx.update(model, nnx.from_flat_state(loaded))
 
 
 def _path(name: str) -> tuple[str | int, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
 from typing import Any
 
 import jax
@@ -20,10 +19,6 @@ from jax import Array, lax
 FLOAT64_BACKENDS = ("cpu", "gpu", "cuda", "rocm")
 
 Dtype = np.dtype[Any]
-
-# Older versions have it in jax.experimental alone.
-_home = jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")
-_enable_x64: Any = _home.enable_x64
 
 
 def statistics_dtype(dtype: Any) -> Dtype:
@@ -63,7 +58,7 @@ def float64_allowed(*dtypes: Dtype) -> AbstractContextManager[Any]:
     """
     if not any(dtype == np.float64 for dtype in dtypes):
         return nullcontext()
-    return _enable_x64(True)
+    return jax.enable_x64(True)
 
 
 def cast(x: Array, dtype: Dtype) -> Array:

@@ -3,7 +3,7 @@
 Under shard_map what a loop carries, and what a gradient belongs to, must differ over
 the same axes. On a mesh with explicit axes (what `jax.make_mesh` makes by default)
 every reshape must say how its result is split; statistics leave that to the compiler.
-With older versions of JAX, and without a mesh, nothing is done here.
+Without a mesh, nothing is done here.
 """
 
 from __future__ import annotations
