@@ -76,7 +76,7 @@ def test_a_method_keeps_its_own_optimizer(
 ) -> None:
     own_module(
         "theirs",
-        "from trainact.lab.methods.tract_sgd import TRACT_SGD as SAME\n",
+        "from trainact.lab.methods.apart import TRACT_SGD as SAME\n",
     )
     same, original = find_method("theirs:SAME"), METHODS["tract+sgd"]
     assert same.optimizer is original.optimizer

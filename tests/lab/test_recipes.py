@@ -27,7 +27,7 @@ from trainact.lab.recipe import Expected, Recipe
 from trainact.lab.recipe_list import COLUMNS, main, rows
 from trainact.lab.recipe_list_options import RecipesOptions
 from trainact.lab.recipe_status import choices_section, recipes_section
-from trainact.lab.recipes import RECIPES, find_recipes, header
+from trainact.lab.recipes import RECIPES, STUDIES, find_recipes, header
 from trainact.lab.recipes.paper_table import AVERAGE, PAPER_TABLE
 from trainact.lab.records import Record
 from trainact.lab.schedules import SCHEDULES
@@ -181,6 +181,25 @@ def test_words(recipe: Recipe) -> None:
     assert all(s.endswith(".") and "  " not in s and s.strip() == s for s in sentences)
     assert len(set(sentences)) == len(sentences)
     assert recipe.hours is None, "nobody has measured one"
+
+
+@pytest.mark.parametrize("recipe", STUDIES.values(), ids=lambda recipe: recipe.name)
+def test_studies(recipe: Recipe) -> None:
+    """What is not the paper's has the same names, and equal budgets for all arms."""
+    assert find_recipes([recipe.name]) == [recipe]
+    given = recipe.setting
+    name, data, epochs, optimizer, lr = recipe.name.split("-")
+    assert name == "optimizers"
+    assert (given.data, str(given.epochs), given.optimizer) == (data, epochs, optimizer)
+    assert f"{given.lr:g}" == lr
+    assert {arm.method for arm in recipe.arms} <= set(KNOWN_METHODS)
+    assert recipe.arms[0].name == "vanilla"
+    assert all(
+        (arm.lam == 0.1) == arm.method.startswith("tract") for arm in recipe.arms
+    )
+    assert len(find_recipes([f"optimizers-{data}-{epochs}-{optimizer}"])) == 3
+    for part in ("Source: ", "Hardware: ", "Numbers: "):
+        assert part in header(recipe)
 
 
 def test_frozen_and_hashable() -> None:
@@ -543,8 +562,8 @@ def test_a_time_is_shown_with_its_hardware(
 
 def test_json_holds_everything(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(show(capsys, None, True))["recipes"]
-    assert [entry["name"] for entry in listed] == list(RECIPES)
-    for entry, recipe in zip(listed, ALL, strict=True):
+    assert [entry["name"] for entry in listed] == [*RECIPES, *STUDIES]
+    for entry, recipe in zip(listed, [*ALL, *STUDIES.values()], strict=True):
         assert Setting.from_json(entry["setting"]) == recipe.setting
         assert entry["setting_hash"] == setting_hash(recipe.setting)
         assert [arm["name"] for arm in entry["arms"]] == [a.name for a in recipe.arms]

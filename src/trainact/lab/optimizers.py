@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from trainact.lab.config import Setting
+from trainact.lab.row_adam import RowAdam
 
 # A group of parameters as torch's optimizers take it.
 Group = dict[str, Any]
@@ -41,14 +42,13 @@ def optimizer_over(
         model: that they are part of, to tell which of them decay; without it all do.
 
     Returns:
-        SGD, Adam, AdamW or LAMB; what the setting does not say has torch's defaults,
-        but for LAMB, see `lamb`.
+        SGD, Adam, AdamW, LAMB or `RowAdam`; what the setting does not say has torch's
+        defaults, but for LAMB, see `lamb`.
     """
     groups = _groups(list(parameters), setting, model)
     if setting.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=setting.lr, momentum=setting.momentum)
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lamb": lamb}
-    return kinds[setting.optimizer](groups, lr=setting.lr)
+    return KINDS[setting.optimizer](groups, lr=setting.lr)
 
 
 def _groups(
@@ -83,6 +83,14 @@ def lamb(groups: Iterable[Group], lr: float) -> torch.optim.Optimizer:
     from timm.optim.lamb import Lamb
 
     return Lamb(groups, lr=lr, eps=1e-8, max_grad_norm=1.0)
+
+
+KINDS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "lamb": lamb,
+    "row-adam": RowAdam,
+}
 
 
 def _all_alike(model: nn.Module, lr: float, decay: float) -> list[Group]:

@@ -17,7 +17,7 @@ from rich.table import Table
 from trainact.lab.config import setting_hash
 from trainact.lab.recipe import Expected, Recipe
 from trainact.lab.recipe_list_options import RecipesOptions
-from trainact.lab.recipes import RECIPES, find_recipes, header
+from trainact.lab.recipes import RECIPES, STUDIES, find_recipes, header
 
 COLUMNS = ("name", "artefact", "data", "model", "arms", "epochs", "seeds", "runs")
 _NUM_TEXTS = 5  # columns before those of numbers
@@ -37,7 +37,8 @@ def main(options: RecipesOptions) -> int:
         The exit code, 0.
     """
     name = options.name
-    recipes = list(RECIPES.values()) if name is None else find_recipes([name])
+    every = [*RECIPES.values(), *STUDIES.values()]
+    recipes = every if name is None else find_recipes([name])
     if options.json:
         _write(json.dumps({"recipes": [*map(as_json, recipes)]}, indent=2))
     elif len(recipes) == 1:
@@ -116,7 +117,7 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
     """Write all about a recipe as plain values.
 
     Args:
-        recipe: one of `RECIPES`.
+        recipe: any.
 
     Returns:
         A dictionary that JSON can hold.
@@ -155,7 +156,7 @@ def describe(recipe: Recipe) -> Iterator[str]:
     """Write all about a recipe as text.
 
     Args:
-        recipe: one of `RECIPES`.
+        recipe: any.
 
     Yields:
         Lines.

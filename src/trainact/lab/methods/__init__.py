@@ -6,20 +6,33 @@ from dataclasses import replace
 
 from trainact.lab.errors import LabError, did_you_mean
 from trainact.lab.importing import import_object
+from trainact.lab.methods.apart import (
+    TRACT_ROW_ADAM,
+    TRACT_SGD,
+    VANILLA_ROW_ADAM,
+    VANILLA_SGD,
+)
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.dual_patchnorm import DUAL_PATCHNORM
 from trainact.lab.methods.patchnorm import PATCHNORM
 from trainact.lab.methods.tract import TRACT
-from trainact.lab.methods.tract_sgd import TRACT_SGD
 from trainact.lab.methods.vanilla import VANILLA
 from trainact.lab.methods.whitening import WHITENING
 
 __all__ = ["METHODS", "Method", "MethodSettings", "find_method"]
 
-METHODS = {
-    method.name: method
-    for method in (VANILLA, TRACT, TRACT_SGD, PATCHNORM, DUAL_PATCHNORM, WHITENING)
-}
+_ALL = (
+    VANILLA,
+    TRACT,
+    TRACT_SGD,
+    PATCHNORM,
+    DUAL_PATCHNORM,
+    WHITENING,
+    TRACT_ROW_ADAM,
+    VANILLA_SGD,
+    VANILLA_ROW_ADAM,
+)
+METHODS = {method.name: method for method in _ALL}
 
 
 def find_method(name: str) -> Method:

@@ -1,4 +1,4 @@
-"""The paper's experiments by name; a new one is one file and one entry here."""
+"""Experiments by name: the paper's and others. A new one: a file and an entry here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ from trainact.lab.recipes.fig9 import fig9
 from trainact.lab.recipes.fig10 import fig10
 from trainact.lab.recipes.imagenet import LENGTHS as IMAGENET_LENGTHS
 from trainact.lab.recipes.imagenet import fig5, fig11, fig12
+from trainact.lab.recipes.optimizer_study import (
+    PROBLEMS,
+    TUNED,
+    optimizers,
+)
 from trainact.lab.recipes.paper_table import PAPER_TABLE
 from trainact.lab.recipes.table1 import table1
 from trainact.lab.recipes.table3 import PRETRAININGS, table3
@@ -25,7 +30,7 @@ from trainact.lab.recipes.table4 import TRANSFERS, table4
 from trainact.lab.recipes.table5 import table5
 from trainact.lab.recipes.table7 import table7
 
-__all__ = ["RECIPES", "find_recipes", "header"]
+__all__ = ["RECIPES", "STUDIES", "find_recipes", "header"]
 
 _OPTIMIZERS = ("sgd", "adam")
 # What a name begins with → the function that makes it, the choices of each argument.
@@ -48,25 +53,33 @@ _FAMILIES: dict[str, tuple[Callable[..., Recipe], tuple[Iterable[object], ...]]]
 }
 
 
-def _make_all() -> Iterator[Recipe]:
-    for make, choices in _FAMILIES.values():
+# Likewise, beyond the paper.
+_BEYOND: dict[str, tuple[Callable[..., Recipe], tuple[Iterable[object], ...]]] = {
+    "optimizers": (optimizers, (PROBLEMS, TUNED)),
+}
+_ALL_FAMILIES = {**_FAMILIES, **_BEYOND}
+
+
+def _make_all(names: Iterable[str]) -> Iterator[Recipe]:
+    for make, choices in map(_ALL_FAMILIES.__getitem__, names):
         for arguments in product(*choices):
             yield make(*arguments)
 
 
-RECIPES = {recipe.name: recipe for recipe in _make_all()}
+RECIPES = {recipe.name: recipe for recipe in _make_all(_FAMILIES)}
+STUDIES = {recipe.name: recipe for recipe in _make_all(_BEYOND)}
 
 
 def header(recipe: Recipe) -> str:
     """Write what a recipe is, where it comes from and which numbers there are.
 
     Args:
-        recipe: one of `RECIPES`.
+        recipe: one of `RECIPES` or `STUDIES`.
 
     Returns:
         The docstring of the function that made it, without arguments and result.
     """
-    make, _ = _FAMILIES[recipe.name.partition("-")[0]]
+    make, _ = _ALL_FAMILIES[recipe.name.partition("-")[0]]
     text = inspect.getdoc(make) or ""
     return text.partition("\nArgs:")[0].partition("\nReturns:")[0].strip()
 
@@ -86,11 +99,12 @@ def find_recipes(names: Sequence[str]) -> list[Recipe]:
 
 
 def _beginning(name: str) -> list[Recipe]:
-    if name in RECIPES:
-        return [RECIPES[name]]
-    recipes = [r for r in RECIPES.values() if f"{r.name}-".startswith(f"{name}-")]
+    every = {**RECIPES, **STUDIES}
+    if name in every:
+        return [every[name]]
+    recipes = [r for r in every.values() if f"{r.name}-".startswith(f"{name}-")]
     if not recipes:
-        known = [*_FAMILIES, *RECIPES]
+        known = [*_ALL_FAMILIES, *every]
         raise LabError(
             f"recipe {name!r} is not known{did_you_mean(name, known)}: give one that "
             "`trainact recipes` lists, or its beginning, such as fig3 or table1"

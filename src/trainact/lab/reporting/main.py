@@ -33,9 +33,9 @@ def known_recipes() -> Mapping[str, Recipe]:
     Returns:
         All of them by name.
     """
-    from trainact.lab.recipes import RECIPES
+    from trainact.lab.recipes import RECIPES, STUDIES
 
-    return RECIPES
+    return {**RECIPES, **STUDIES}
 
 
 def main(options: ReportOptions, recipes: Recipes = known_recipes) -> int:

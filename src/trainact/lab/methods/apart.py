@@ -1,0 +1,86 @@
+"""The first layer has an optimizer of its own, with TrAct (Fig. 9) or without.
+
+``+sgd``: SGD. The paper does not say which learning rate, momentum and λ its SGD had.
+Here they are the setting's: `first_layer_lr` (`lr` if that is None), `momentum` and
+`weight_decay`. ``+row-adam``: `trainact.lab.row_adam`, with the setting's `lr`.
+All other layers are trained by the setting's optimizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+import trainact
+from trainact.lab.config import Setting
+from trainact.lab.methods.base import Method, MethodSettings
+from trainact.lab.methods.first_layer import find_first_layer
+from trainact.lab.methods.tract import convert as put_tract
+from trainact.lab.optimizers import ChainedOptimizer, optimizer_over
+
+
+def _mark(model: nn.Module, settings: MethodSettings) -> nn.Module:
+    """Leave the model as it is; its optimizer finds the first layer by the mark."""
+    _, layer = find_first_layer(model, settings)
+    marked: Any = layer
+    marked.is_trained_apart = True
+    return model
+
+
+def _split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    if trainact.tract_layers(model):
+        return trainact.split_parameters(model)
+    layers = [m for m in model.modules() if getattr(m, "is_trained_apart", False)]
+    in_first = {id(p) for layer in layers for p in layer.parameters()}
+    first = [p for p in model.parameters() if id(p) in in_first]
+    return first, [p for p in model.parameters() if id(p) not in in_first]
+
+
+def _chain(model: nn.Module, setting: Setting, first: Setting) -> torch.optim.Optimizer:
+    of_first, of_rest = _split(model)
+    optimizer = optimizer_over(of_first, first, model)
+    if not of_rest:
+        return optimizer
+    return ChainedOptimizer([optimizer, optimizer_over(of_rest, setting, model)])
+
+
+def _sgd(model: nn.Module, setting: Setting) -> torch.optim.Optimizer:
+    lr = setting.lr if setting.first_layer_lr is None else setting.first_layer_lr
+    return _chain(model, setting, replace(setting, optimizer="sgd", lr=lr))
+
+
+def _row_adam(model: nn.Module, setting: Setting) -> torch.optim.Optimizer:
+    return _chain(model, setting, replace(setting, optimizer="row-adam"))
+
+
+TRACT_SGD = Method(
+    name="tract+sgd",
+    uses_lam=True,
+    convert=put_tract,
+    optimizer=_sgd,
+    summary="TrAct on the first layer, trained by SGD of its own",
+)
+TRACT_ROW_ADAM = Method(
+    name="tract+row-adam",
+    uses_lam=True,
+    convert=put_tract,
+    optimizer=_row_adam,
+    summary="TrAct on the first layer, trained by Adam with one scale for each output",
+)
+VANILLA_SGD = Method(
+    name="vanilla+sgd",
+    uses_lam=False,
+    convert=_mark,
+    optimizer=_sgd,
+    summary="the model as it is, its first layer trained by SGD of its own",
+)
+VANILLA_ROW_ADAM = Method(
+    name="vanilla+row-adam",
+    uses_lam=False,
+    convert=_mark,
+    optimizer=_row_adam,
+    summary="the model as it is, its first layer by Adam with one scale an output",
+)
