@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.first_layer import optimizer_section
 from benchmarks.scaling_sections import scaling_cells, scaling_sections
 from benchmarks.sections import (
     errors,
@@ -56,6 +57,8 @@ JAX = ROOT / "docs" / "jax.md"
 JAX_DIGITS = ROOT / "records" / "jax" / "digits.jsonl"
 RECIPES = ROOT / "docs" / "recipes.md"
 RECIPE_CURVES = ROOT / "docs" / "recipes.png"
+FIRST_LAYER = ROOT / "docs" / "first-layer-benchmark.md"
+STUDIES = sorted((ROOT / "records" / "studies").glob("optimizers-*.jsonl"))
 RECIPE_RUNS = sorted((ROOT / "records" / "recipes").glob("*.jsonl"))
 
 
@@ -82,14 +85,26 @@ def results(path: Path) -> list[str]:
     for arms in summarise(records).values():
         heading = f"{title(arms, records)}, {records[0].data['train']:,} images"
         lines += [f"**{heading}**", "", *markdown_table(arms), ""]
+    return [*lines, source(records, path), ""]
+
+
+def source(records: list[Record], path: Path) -> str:
+    """Where figures come from: command, version, machine, file."""
     last = records[-1]
-    return [
-        *lines,
+    return (
         f"`{last.command}`, torch {last.versions['torch']}, {last.device}, "
         f"{last.threads} thread{'s' if last.threads > 1 else ''}; from "
-        f"`{path.relative_to(ROOT)}`.",
-        "",
-    ]
+        f"`{path.relative_to(ROOT)}`."
+    )
+
+
+def first_layer_page() -> str:
+    """Which treatment of a first layer gave what."""
+    lines: list[str] = []
+    for path in STUDIES:
+        records = load_runs(path)
+        lines += [*optimizer_section(records), source(records, path), ""]
+    return fill(FIRST_LAYER.read_text(), "optimizers", "\n".join(lines[:-1]))
 
 
 def recipes_page() -> str:
@@ -220,6 +235,7 @@ def generate() -> dict[Path, str]:
         RECIPES: recipes_page(),
         SCALING: scaling_page(),
         JAX: jax_page(),
+        FIRST_LAYER: first_layer_page(),
         CHEAPER: fill(CHEAPER.read_text(), "estimates", estimates_section()),
         STATISTICS: fill(STATISTICS.read_text(), "gram", gram_section()),
         PERFORMANCE: fill(
