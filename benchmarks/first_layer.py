@@ -6,6 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from trainact.lab.methods import METHODS
 from trainact.lab.records import Record
 from trainact.lab.reporting.scores import paired_test
 
@@ -42,8 +43,10 @@ def optimizer_section(records: Sequence[Record]) -> list[str]:
 
 
 def _tunings(records: Iterable[Record]) -> dict[str, Tuning]:
+    """By arm, in the order in which the laboratory lists its methods."""
+    places = {method: place for place, method in enumerate(METHODS)}
     found: dict[str, Tuning] = {}
-    for record in records:
+    for record in sorted(records, key=lambda r: places[r.config.method]):
         rates = found.setdefault(record.config.arm, {})
         of_seed = rates.setdefault(record.config.lr, {})
         of_seed[record.config.seed] = record.accuracy[-1]
