@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.lab.test_interrupt import PROGRAM
+from tests.lab.commands import start
 from trainact.lab import processes
 from trainact.lab.workspace import Workspace
 
@@ -26,27 +24,27 @@ def test_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals to a child need POSIX")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_stopped_together_they_go_on_where_they_were(
-    tmp_path: Path, stop: signal.Signals
+    tmp_path: Path, stop: signal.Signals, code: int
 ) -> None:
-    command = [
-        *(sys.executable, "-c", PROGRAM, "sweep", "fig3-sgd-100", "--smoke"),
+    command = (
+        *("sweep", "fig3-sgd-100", "--smoke"),
         *("--epochs", "3000", "--checkpoint-seconds", "0", "--logger", "none"),
         *("--method", "vanilla", "--seeds", "2", "--jobs", "2", "--device", "cpu"),
         *("--out", str(tmp_path)),
-    ]
+    )
     workspace = Workspace(tmp_path)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with start(*command) as process:
         deadline = time.monotonic() + 90
         while len({e.seed for e in workspace.epochs.read()[0]}) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         process.send_signal(stop)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "Interrupted: the same command goes on where it stopped." in out
     epochs = workspace.epochs.read()[0]
     time.sleep(1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import signal
 import subprocess
+import sys
 import time
+from contextlib import redirect_stderr
 from multiprocessing.connection import Connection
 
 import pytest
@@ -36,3 +39,26 @@ def test_only_the_parent_ends_it() -> None:
     process.terminate()
     process.join(30)
     assert process.exitcode == 143
+
+
+def report(ready: Connection) -> None:
+    leave_to_parent(0)
+    with io.StringIO() as said, redirect_stderr(said):
+        for error in (BrokenPipeError("no taker"), ValueError("of the user's")):
+            try:
+                raise error
+            except Exception:
+                # As multiprocessing does, in the thread that hands batches over.
+                sys.excepthook(*sys.exc_info())
+        ready.send(said.getvalue())
+
+
+def test_a_batch_without_a_taker_is_no_news() -> None:
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=report, args=(there,), daemon=True)
+    process.start()
+    said = here.recv()
+    process.join(30)
+    assert "of the user's" in said
+    assert "no taker" not in said

@@ -7,7 +7,6 @@ checkpoint when the same command is given again.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -112,8 +111,6 @@ def run_side_by_side(
         return 0, False
     team = _Team(size, jobs[0].place.device)
     failed = 0
-    # A kill of this process stops the others, too.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         ComparisonProgress(console, len(jobs)) as progress,
         ThreadPoolExecutor(size) as pool,
@@ -131,8 +128,6 @@ def run_side_by_side(
         except KeyboardInterrupt:
             team.stop()
             return failed, True
-        finally:
-            signal.signal(signal.SIGTERM, before)
     return failed, False
 
 
