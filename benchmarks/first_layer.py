@@ -6,6 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from trainact.lab.bench.tables import markdown
 from trainact.lab.methods import METHODS
 from trainact.lab.records import Record
 from trainact.lab.reporting.scores import paired_test
@@ -56,14 +57,14 @@ def _tunings(records: Iterable[Record]) -> dict[str, Tuning]:
 def _table(tunings: dict[str, Tuning]) -> list[str]:
     rates = sorted({lr for tuning in tunings.values() for lr in tuning})
     headings = ["method", *(f"lr {lr:g}" for lr in rates), "gain", "p", "seeds"]
-    lines = [_row(headings), _row(["---", *["---:"] * (len(headings) - 1)])]
+    rows: list[tuple[str, ...]] = []
     baseline = _best(tunings[BASELINE])
     for arm, tuning in tunings.items():
         best = _best(tuning)
         cells = [_accuracy(tuning.get(lr, {}), is_best=lr == best) for lr in rates]
         own, others = tuning[best], tunings[BASELINE][baseline]
-        lines.append(_row([arm, *cells, *_gain(own, others), str(len(own))]))
-    return lines
+        rows.append((arm, *cells, *_gain(own, others), str(len(own))))
+    return markdown(headings, rows, left=1)
 
 
 def _best(tuning: Tuning) -> float:
@@ -90,7 +91,3 @@ def _gain(own: dict[int, float], others: dict[int, float]) -> tuple[str, str]:
     mean = 100 * statistics.fmean(a - b for a, b in pairs)
     p = paired_test(*zip(*pairs, strict=True)).p
     return f"{mean:+.2f}", "" if p is None else f"{p:.2g}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

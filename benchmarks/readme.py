@@ -19,6 +19,7 @@ from benchmarks.sections import (
     gram_section,
     jax_section,
     pipelines_section,
+    source,
 )
 from trainact.lab.bench.plot import save_plot
 from trainact.lab.bench.records import BenchRecord, bench_file, latest
@@ -85,17 +86,7 @@ def results(path: Path) -> list[str]:
     for arms in summarise(records).values():
         heading = f"{title(arms, records)}, {records[0].data['train']:,} images"
         lines += [f"**{heading}**", "", *markdown_table(arms), ""]
-    return [*lines, source(records, path), ""]
-
-
-def source(records: list[Record], path: Path) -> str:
-    """Where figures come from: command, version, machine, file."""
-    last = records[-1]
-    return (
-        f"`{last.command}`, torch {last.versions['torch']}, {last.device}, "
-        f"{last.threads} thread{'s' if last.threads > 1 else ''}; from "
-        f"`{path.relative_to(ROOT)}`."
-    )
+    return [*lines, f"{source(vars(records[-1]), path)}.", ""]
 
 
 def first_layer_page() -> str:
@@ -103,7 +94,8 @@ def first_layer_page() -> str:
     lines: list[str] = []
     for path in STUDIES:
         records = load_runs(path)
-        lines += [*optimizer_section(records), source(records, path), ""]
+        origin = f"{source(vars(records[-1]), path)}."
+        lines += [*optimizer_section(records), origin, ""]
     return fill(FIRST_LAYER.read_text(), "optimizers", "\n".join(lines[:-1]))
 
 

@@ -35,9 +35,8 @@ def cells(line: str) -> list[str]:
 
 
 def test_every_arm_at_its_own_best_rate() -> None:
-    heading, _, titles, _, vanilla, tract, _ = optimizer_section(
-        records()[::-1]
-    )  # in any order
+    in_any_order = records()[::-1]
+    heading, _, titles, _, vanilla, tract, _ = optimizer_section(in_any_order)
     assert f"{CONFIG.optimizer}, {CONFIG.epochs} epochs" in heading
     assert cells(titles) == ["method", "lr 0.1", "lr 0.2", "gain", "p", "seeds"]
     rates = ["**52.00 ± 2.00**", "40.00 ± 0.00"]

@@ -16,9 +16,10 @@ from torch import nn
 
 import trainact
 from trainact.lab.config import Setting
-from trainact.lab.methods.base import Method, MethodSettings
+from trainact.lab.methods.base import MethodSettings
 from trainact.lab.methods.first_layer import find_first_layer
-from trainact.lab.methods.tract import convert as put_tract
+from trainact.lab.methods.tract import TRACT
+from trainact.lab.methods.vanilla import VANILLA
 from trainact.lab.optimizers import ChainedOptimizer, optimizer_over
 
 
@@ -56,31 +57,28 @@ def _row_adam(model: nn.Module, setting: Setting) -> torch.optim.Optimizer:
     return _chain(model, setting, replace(setting, optimizer="row-adam"))
 
 
-TRACT_SGD = Method(
+TRACT_SGD = replace(
+    TRACT,
     name="tract+sgd",
-    uses_lam=True,
-    convert=put_tract,
     optimizer=_sgd,
     summary="TrAct on the first layer, trained by SGD of its own",
 )
-TRACT_ROW_ADAM = Method(
+TRACT_ROW_ADAM = replace(
+    TRACT,
     name="tract+row-adam",
-    uses_lam=True,
-    convert=put_tract,
     optimizer=_row_adam,
     summary="TrAct on the first layer, trained by Adam with one scale for each output",
 )
-VANILLA_SGD = Method(
+VANILLA_SGD = replace(
+    VANILLA,
     name="vanilla+sgd",
-    uses_lam=False,
     convert=_mark,
     optimizer=_sgd,
     summary="the model as it is, its first layer trained by SGD of its own",
 )
-VANILLA_ROW_ADAM = Method(
+VANILLA_ROW_ADAM = replace(
+    VANILLA_SGD,
     name="vanilla+row-adam",
-    uses_lam=False,
-    convert=_mark,
     optimizer=_row_adam,
     summary="the model as it is, its first layer by Adam with one scale an output",
 )

@@ -18,11 +18,7 @@ from trainact.lab.recipes.fig9 import fig9
 from trainact.lab.recipes.fig10 import fig10
 from trainact.lab.recipes.imagenet import LENGTHS as IMAGENET_LENGTHS
 from trainact.lab.recipes.imagenet import fig5, fig11, fig12
-from trainact.lab.recipes.optimizer_study import (
-    PROBLEMS,
-    TUNED,
-    optimizers,
-)
+from trainact.lab.recipes.optimizer_study import PROBLEMS, TUNED, optimizers
 from trainact.lab.recipes.paper_table import PAPER_TABLE
 from trainact.lab.recipes.table1 import table1
 from trainact.lab.recipes.table3 import PRETRAININGS, table3
@@ -32,9 +28,10 @@ from trainact.lab.recipes.table7 import table7
 
 __all__ = ["RECIPES", "STUDIES", "find_recipes", "header"]
 
+_Family = tuple[Callable[..., Recipe], tuple[Iterable[object], ...]]
 _OPTIMIZERS = ("sgd", "adam")
 # What a name begins with → the function that makes it, the choices of each argument.
-_FAMILIES: dict[str, tuple[Callable[..., Recipe], tuple[Iterable[object], ...]]] = {
+_FAMILIES: dict[str, _Family] = {
     "fig3": (fig3, (_OPTIMIZERS, LENGTHS)),
     "fig4": (fig4, (LENGTHS,)),
     "fig5": (fig5, (IMAGENET_LENGTHS,)),
@@ -54,7 +51,7 @@ _FAMILIES: dict[str, tuple[Callable[..., Recipe], tuple[Iterable[object], ...]]]
 
 
 # Likewise, beyond the paper.
-_BEYOND: dict[str, tuple[Callable[..., Recipe], tuple[Iterable[object], ...]]] = {
+_BEYOND: dict[str, _Family] = {
     "optimizers": (optimizers, (PROBLEMS, TUNED)),
 }
 _ALL_FAMILIES = {**_FAMILIES, **_BEYOND}
