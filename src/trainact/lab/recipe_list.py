@@ -17,7 +17,7 @@ from rich.table import Table
 from trainact.lab.config import setting_hash
 from trainact.lab.recipe import Expected, Recipe
 from trainact.lab.recipe_list_options import RecipesOptions
-from trainact.lab.recipes import RECIPES, STUDIES, find_recipes, header
+from trainact.lab.recipes import all_recipes, find_recipes, header
 
 COLUMNS = ("name", "artefact", "data", "model", "arms", "epochs", "seeds", "runs")
 _NUM_TEXTS = 5  # columns before those of numbers
@@ -37,8 +37,7 @@ def main(options: RecipesOptions) -> int:
         The exit code, 0.
     """
     name = options.name
-    every = [*RECIPES.values(), *STUDIES.values()]
-    recipes = every if name is None else find_recipes([name])
+    recipes = [*all_recipes().values()] if name is None else find_recipes([name])
     if options.json:
         _write(json.dumps({"recipes": [*map(as_json, recipes)]}, indent=2))
     elif len(recipes) == 1:

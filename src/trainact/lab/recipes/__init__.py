@@ -26,7 +26,7 @@ from trainact.lab.recipes.table4 import TRANSFERS, table4
 from trainact.lab.recipes.table5 import table5
 from trainact.lab.recipes.table7 import table7
 
-__all__ = ["RECIPES", "STUDIES", "find_recipes", "header"]
+__all__ = ["RECIPES", "STUDIES", "all_recipes", "find_recipes", "header"]
 
 _Family = tuple[Callable[..., Recipe], tuple[Iterable[object], ...]]
 _OPTIMIZERS = ("sgd", "adam")
@@ -67,6 +67,15 @@ RECIPES = {recipe.name: recipe for recipe in _make_all(_FAMILIES)}
 STUDIES = {recipe.name: recipe for recipe in _make_all(_BEYOND)}
 
 
+def all_recipes() -> dict[str, Recipe]:
+    """List what can be run, the paper's first.
+
+    Returns:
+        Recipes by name.
+    """
+    return {**RECIPES, **STUDIES}
+
+
 def header(recipe: Recipe) -> str:
     """Write what a recipe is, where it comes from and which numbers there are.
 
@@ -96,7 +105,7 @@ def find_recipes(names: Sequence[str]) -> list[Recipe]:
 
 
 def _beginning(name: str) -> list[Recipe]:
-    every = {**RECIPES, **STUDIES}
+    every = all_recipes()
     if name in every:
         return [every[name]]
     recipes = [r for r in every.values() if f"{r.name}-".startswith(f"{name}-")]

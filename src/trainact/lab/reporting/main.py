@@ -33,9 +33,9 @@ def known_recipes() -> Mapping[str, Recipe]:
     Returns:
         All of them by name.
     """
-    from trainact.lab.recipes import RECIPES, STUDIES
+    from trainact.lab.recipes import all_recipes
 
-    return {**RECIPES, **STUDIES}
+    return all_recipes()
 
 
 def main(options: ReportOptions, recipes: Recipes = known_recipes) -> int:
