@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainact import rows
+from trainact.damping import Lam
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
 from trainact.precision import (
@@ -129,7 +130,7 @@ class Accumulator:
             self._multiply_rows()
 
     @torch.no_grad()
-    def factor(self, lam: float) -> Factor | None:
+    def factor(self, lam: Lam) -> Factor | None:
         r"""Factorise what has been seen, on all ranks that belong together.
 
         Every rank must make this call, also one that has seen nothing.
@@ -154,7 +155,7 @@ class Accumulator:
             rows_GNP = gather_rows(rows_GNP, count, group)
         return factorise_rows(rows_GNP, lam, in_span=self._in_span)
 
-    def _factor_of_sums(self, lam: float) -> Factor:
+    def _factor_of_sums(self, lam: Lam) -> Factor:
         self._multiply_rows()
         products_GPP = self._products
         if products_GPP is None:

@@ -128,7 +128,7 @@ class deferred:  # noqa: N801
         for layer, accumulator, owner in self._owners:
             if owner is not optimizer or accumulator.is_applied:
                 continue
-            factor = accumulator.factor(layer.lam)
+            factor = accumulator.factor(layer.damping)
             grad = accumulator.parameter.grad
             if factor is not None and grad is not None:
                 apply_to_rows(grad, factor)

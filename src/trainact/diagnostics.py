@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainact import rows
 from trainact.calls import LinearCalls
+from trainact.damping import resolve
 from trainact.geometry import Geometry
 from trainact.layers import TrActLayer
 from trainact.precision import full_precision
@@ -28,7 +29,7 @@ class Diagnostics:
     Attributes:
         num_rows: b, rows of the unfolded batch.
         num_entries: n, entries of a row.
-        lam: :math:`\lambda`.
+        lam: :math:`\lambda`; if relative, times tr A / n, mean over groups.
         eigenvalues: of A, ascending, ``[groups, n]``.
         condition_bound: :math:`(\max_i \mu_i + \lambda) / \lambda`, what the inverse
             may lose of the precision: relative error at most a few eps times this.
@@ -109,18 +110,21 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
         values_GP, vectors_GPP = torch.linalg.eigh(rows_GNP.mT @ rows_GNP / num_rows)
         values_GP = values_GP.clamp(min=0)
         plain_GOP = grad_GNO.mT @ rows_GNP
-        damped_G1P = (values_GP + layer.lam)[:, None]
-        tract_GOP = (plain_GOP @ vectors_GPP / damped_G1P) @ vectors_GPP.mT
+        damping_G = resolve(
+            layer.damping, values_GP.sum(-1), rows_GNP.shape[2], rows_GNP.dtype
+        )
+        damped_GP = values_GP + damping_G[:, None]
+        tract_GOP = (plain_GOP @ vectors_GPP / damped_GP[:, None]) @ vectors_GPP.mT
         asked_GNO = num_rows * grad_GNO
         plain_GNO, tract_GNO = rows_GNP @ plain_GOP.mT, rows_GNP @ tract_GOP.mT
         best_scale = (plain_GNO * asked_GNO).sum() / plain_GNO.square().sum()
         return Diagnostics(
             num_rows=num_rows,
             num_entries=rows_GNP.shape[2],
-            lam=layer.lam,
+            lam=float(damping_G.mean()),
             eigenvalues=values_GP,
-            condition_bound=float((values_GP.max() + layer.lam) / layer.lam),
-            effective_entries=float((values_GP / (values_GP + layer.lam)).sum()),
+            condition_bound=float((damped_GP.amax(-1) / damping_G).max()),
+            effective_entries=float((values_GP / damped_GP).sum()),
             update_ratio=float(tract_GOP.norm() / plain_GOP.norm()),
             update_cosine=float(
                 (tract_GOP * plain_GOP).sum() / (tract_GOP.norm() * plain_GOP.norm())

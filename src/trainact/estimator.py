@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainact import rows
+from trainact.damping import Lam
 from trainact.estimate import Estimate
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
@@ -59,7 +60,7 @@ class Estimator:
         weight: Tensor,
         x: Tensor,
         geometry: Geometry | None,
-        lam: float,
+        lam: Lam,
         ranks: Group | None,
         owner: nn.Module,
     ) -> Tensor:
@@ -90,7 +91,7 @@ class Estimator:
 
     @torch.no_grad()
     def start(
-        self, x: Tensor, geometry: Geometry | None, lam: float, ranks: Group | None
+        self, x: Tensor, geometry: Geometry | None, lam: Lam, ranks: Group | None
     ) -> Callable[[], Factor]:
         r"""Count a call, and begin new statistics if it is their turn.
 
@@ -138,15 +139,15 @@ class Estimator:
 class _Statistics(ABC):
     """Of one refresh, and the factor of the last λ that was asked for."""
 
-    _made: tuple[float, Factor] | None = None
+    _made: tuple[Lam, Factor] | None = None
 
-    def factor(self, lam: float) -> Factor:
+    def factor(self, lam: Lam) -> Factor:
         if self._made is None or self._made[0] != lam:
             self._made = lam, self.factorise(lam)
         return self._made[1]
 
     @abstractmethod
-    def factorise(self, lam: float) -> Factor: ...
+    def factorise(self, lam: Lam) -> Factor: ...
 
 
 class _Rows(_Statistics):
@@ -157,7 +158,7 @@ class _Rows(_Statistics):
         # A copy, too: the input's memory may be used again before the rows are.
         self.rows_GNP = torch.where(is_finite_GN1, rows_GNP, 0)
 
-    def factorise(self, lam: float) -> Factor:
+    def factorise(self, lam: Lam) -> Factor:
         return factorise_rows(self.rows_GNP, lam, in_span=False)
 
 
@@ -196,7 +197,7 @@ class _Sums(_Statistics):
             self._fresh = None
         return self._running
 
-    def factorise(self, lam: float) -> Factor:
+    def factorise(self, lam: Lam) -> Factor:
         running = self.running()
         gram_GPP = split_sums(running, self._shape)
         # Before the first sound batch the input counts as white.

@@ -41,6 +41,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trainact.damping import Lam, flatten, resolve
 from trainact.kernels.choice import takes_inverse
 from trainact.kernels.operators import damped_inverse
 from trainact.precision import accumulation_dtype, product_dtype, statistics_dtype
@@ -70,7 +71,7 @@ class Factor(NamedTuple):
 
 def factorise(
     gram_GPP: Tensor,
-    lam: float,
+    lam: Lam,
     dtype: torch.dtype,
     span_GNP: Tensor | None = None,
     num_rows: int = 1,
@@ -93,10 +94,12 @@ def factorise(
         The factor; NaN where A is not finite.
     """
     if span_GNP is None and takes_inverse(gram_GPP, dtype):
-        return Factor(damped_inverse(gram_GPP, num_rows, lam, dtype))
+        number, relative = flatten(lam)
+        inverse_GPP = damped_inverse(gram_GPP, num_rows, number, dtype, relative)
+        return Factor(inverse_GPP)
     if num_rows != 1:
         gram_GPP = gram_GPP / num_rows
-    lam_G = _resolvable(lam, _trace(gram_GPP), dtype)
+    lam_G = resolve(lam, _trace(gram_GPP), gram_GPP.shape[-1], dtype)
     inverse_GPP = torch.cholesky_inverse(_cholesky(gram_GPP, lam_G))
     if span_GNP is None:
         return Factor(inverse_GPP.to(dtype))
@@ -105,7 +108,7 @@ def factorise(
     return Factor(basis_GNP.mT @ (basis_GNP @ inverse_GPP))
 
 
-def factorise_rows(rows_GNP: Tensor, lam: float, in_span: bool) -> Factor:
+def factorise_rows(rows_GNP: Tensor, lam: Lam, in_span: bool) -> Factor:
     r"""The dual form, :math:`U = L^{-1} X` and :math:`(L^\top L / b + \lambda I)^{-1}`.
 
     Cost: ``2 * N**2 * P`` multiplications per group in float64, and one copy of the
@@ -120,11 +123,11 @@ def factorise_rows(rows_GNP: Tensor, lam: float, in_span: bool) -> Factor:
     Returns:
         The factor; NaN where X is not finite.
     """
-    num_rows = rows_GNP.shape[1]
+    num_rows, num_entries = rows_GNP.shape[1:]
     dtype, wide = statistics_dtype(rows_GNP), accumulation_dtype(rows_GNP)
     kernel_GNN = _kernel(rows_GNP, wide)
     trace_G = _trace(kernel_GNN)
-    lam_G = _resolvable(lam, trace_G / num_rows, wide)
+    lam_G = resolve(lam, trace_G / num_rows, num_entries, wide)
     # Rows that are nearly dependent put up to sqrt(eps) of G outside the computed span:
     # below the rounding of float32, but not of float64.
     if in_span and dtype != wide:
@@ -172,8 +175,8 @@ def apply_factor(
 
 def _span(kernel_GNN: Tensor) -> Tensor:
     """L of a basis of the rows, from X times X transposed."""
-    trace_G = _trace(kernel_GNN)
-    return _cholesky(kernel_GNN, _resolvable(0.0, trace_G, kernel_GNN.dtype))
+    num_rows, dtype = kernel_GNN.shape[-1], kernel_GNN.dtype
+    return _cholesky(kernel_GNN, resolve(0.0, _trace(kernel_GNN), num_rows, dtype))
 
 
 def _outer(matrix: Tensor) -> Tensor:
@@ -208,12 +211,6 @@ def _wide_tiles(rows_GNP: Tensor, wide: torch.dtype) -> Iterator[Tensor]:
 
 def _trace(matrix: Tensor) -> Tensor:
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
-
-
-def _resolvable(lam: float, trace_G: Tensor, dtype: torch.dtype) -> Tensor:
-    """Damping per group that the rounding of A allows (departure 3)."""
-    info = torch.finfo(dtype)
-    return (8 * info.eps * trace_G).clamp(min=max(lam, info.tiny))
 
 
 def _cholesky(matrix: Tensor, shift_G: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from trainact import precondition as _precondition
 from trainact import rows, statistics
+from trainact.damping import check_lam, check_relative, unflatten
 from trainact.factor import Factor, factorise
 from trainact.geometry import make_geometry
-from trainact.layers import check_lam
 from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
 
 __all__ = ["Factor", "factor_from_gram", "patch_gram", "precondition"]
@@ -87,18 +87,22 @@ def patch_gram(
     return gram_GPP[0] if groups == 1 else gram_GPP
 
 
-def factor_from_gram(gram_PP: Tensor, lam: float = 0.1) -> Factor:
+def factor_from_gram(
+    gram_PP: Tensor, lam: float = 0.1, relative: bool = False
+) -> Factor:
     r"""Prepare :math:`(A + \lambda I)^{-1}` for `precondition`.
 
     Args:
         gram_PP: A, ``[n, n]``, or ``[groups, n, n]``.
         lam: :math:`\lambda`, positive.
+        relative: whether λ is in units of tr A / n, each group's own.
 
     Returns:
         The factor.
 
     Raises:
         ValueError: if A is not square or λ not positive.
+        TypeError: if ``relative`` is not a bool.
     """
     if gram_PP.ndim not in (2, 3) or gram_PP.shape[-1] != gram_PP.shape[-2]:
         msg = f"A has shape {tuple(gram_PP.shape)}; expected [n, n] or [groups, n, n]"
@@ -106,11 +110,15 @@ def factor_from_gram(gram_PP: Tensor, lam: float = 0.1) -> Factor:
     gram_GPP = gram_PP if gram_PP.ndim == 3 else gram_PP[None]
     with torch.no_grad(), full_precision(gram_PP):
         wide = gram_GPP.to(accumulation_dtype(gram_GPP))
-        return factorise(wide, check_lam(lam), statistics_dtype(gram_GPP))
+        damping = unflatten(check_lam(lam), check_relative(relative))
+        return factorise(wide, damping, statistics_dtype(gram_GPP))
 
 
 def precondition(
-    weight: Tensor, x_or_factor: Tensor | Factor, lam: float = 0.1
+    weight: Tensor,
+    x_or_factor: Tensor | Factor,
+    lam: float = 0.1,
+    relative: bool = False,
 ) -> Tensor:
     r"""Identity on the weight; G becomes :math:`G (X^\top X / b + \lambda I)^{-1}`.
 
@@ -121,6 +129,7 @@ def precondition(
         x_or_factor: the rows X, ``[..., n]`` (every vector a row), or a factor from
             `factor_from_gram`.
         lam: :math:`\lambda`, for rows; a factor has its own.
+        relative: whether λ is in units of tr A / n; likewise.
 
     Returns:
         W, unchanged, as a view; W itself if it needs no gradient. Cost in the backward:
@@ -129,6 +138,7 @@ def precondition(
 
     Raises:
         ValueError: if the entries do not match or λ is not positive.
+        TypeError: if ``relative`` is not a bool.
 
     Example:
         >>> import torch, trainact
@@ -156,9 +166,9 @@ def precondition(
             "layer's geometry"
         )
         raise ValueError(msg)
-    lam = check_lam(lam)
+    damping = unflatten(check_lam(lam), check_relative(relative))
     if not (torch.is_grad_enabled() and weight.requires_grad):
         return weight
     if not is_factor:
-        x_or_factor = statistics.local_factor(x_or_factor, None, lam, in_span=False)
+        x_or_factor = statistics.local_factor(x_or_factor, None, damping, in_span=False)
     return _precondition.precondition(weight, x_or_factor)

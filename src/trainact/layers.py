@@ -8,8 +8,6 @@ marked for preconditioning, and only where a weight gradient will be computed.
 
 from __future__ import annotations
 
-import math
-import numbers
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainact.damping import Lam, check_lam, check_relative, unflatten
 from trainact.estimate import Estimate, check_estimate
 from trainact.estimator import Estimator
 from trainact.geometry import Geometry, conv_geometry
@@ -42,6 +41,7 @@ class TrActLayer(nn.Module):
     """
 
     _lam: float
+    _relative: bool = False
     ranks: Group | None = None
     accumulator: Accumulator | None = None
     estimator: Estimator | None = None
@@ -55,6 +55,20 @@ class TrActLayer(nn.Module):
     @lam.setter
     def lam(self, value: float) -> None:
         self._lam = check_lam(value)
+
+    @property
+    def relative(self) -> bool:
+        """Whether ``lam`` is in units of tr A / n; may be changed likewise."""
+        return self._relative
+
+    @relative.setter
+    def relative(self, value: bool) -> None:
+        self._relative = check_relative(value)
+
+    @property
+    def damping(self) -> Lam:
+        """Both, for the statistics."""
+        return unflatten(self._lam, self._relative)
 
     @property
     def sync(self) -> Any:
@@ -87,8 +101,10 @@ class TrActLayer(nn.Module):
             What `repr` shows between the brackets.
         """
         sync = "" if self.ranks is None else f", sync={self.ranks!r}"
+        relative = ", relative=True" if self.relative else ""
         estimate = "" if self.estimate is None else f", estimate={self.estimate!r}"
-        return f"{super().extra_repr()}, lam={self.lam:g}{sync}{estimate}"
+        lam = f"lam={self.lam:g}{relative}"
+        return f"{super().extra_repr()}, {lam}{sync}{estimate}"
 
     def _trains(self, weight: Tensor, x: Tensor) -> bool:
         """Whether this call will produce a weight gradient to precondition."""
@@ -112,18 +128,18 @@ class TrActLayer(nn.Module):
             return self.accumulator.observe(weight, x, geometry)  # pyright: ignore[reportAttributeAccessIssue]
         if self.estimator is not None:
             return self.estimator.precondition(  # pyright: ignore[reportAttributeAccessIssue]
-                weight, x, geometry, self.lam, ranks, owner=self
+                weight, x, geometry, self.damping, ranks, owner=self
             )
         if ranks is not None and not ranks.is_alone():
             return precondition_over_ranks(
-                weight, x, geometry, self.lam, ranks, owner=self
+                weight, x, geometry, self.damping, ranks, owner=self
             )
         if x.numel() == 0:
             return weight
         # Only a second differentiation through the input gives the weight gradient
         # parts that are not combinations of the input's rows.
         in_span = not x.requires_grad
-        make = partial(local_factor, x, geometry, self.lam, in_span)
+        make = partial(local_factor, x, geometry, self.damping, in_span)
         if self.overlap and can_overlap(x):
             return precondition_later(weight, x, self, partial(start_beside, x, make))
         return precondition(weight, make())
@@ -184,29 +200,6 @@ TRACT_CLASSES: dict[type[nn.Module], type[TrActLayer]] = {
     nn.Conv3d: TrActConv3d,
 }
 PLAIN_CLASSES = {tract: plain for plain, tract in TRACT_CLASSES.items()}
-
-
-def check_lam(value: float) -> float:
-    r"""Check a damping.
-
-    Args:
-        value: :math:`\lambda`.
-
-    Returns:
-        It, as a float.
-
-    Raises:
-        ValueError: if it is not a positive finite number.
-    """
-    number: Any = value
-    not_a_number = isinstance(number, bool) or not isinstance(number, numbers.Real)
-    if not_a_number or not math.isfinite(number) or number <= 0:
-        msg = (
-            f"lam={value!r} is not a positive finite number; the paper uses 0.1, and "
-            "0.2 for long training (0.05 to 0.2 for standardised inputs)"
-        )
-        raise ValueError(msg)
-    return float(value)
 
 
 def make_group(sync: Any) -> Group | None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trainact import rows
+from trainact.damping import Lam, flatten, unflatten
 from trainact.factor import Factor, factorise_rows
 from trainact.geometry import Geometry
 from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
@@ -33,7 +34,7 @@ def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:
 
 
 def dual_factor(
-    x: Tensor, geometry: Geometry | None, lam: float, in_span: bool
+    x: Tensor, geometry: Geometry | None, lam: Lam, in_span: bool
 ) -> Factor:
     r"""The dual form as one operator.
 
@@ -46,7 +47,9 @@ def dual_factor(
     Returns:
         The factor.
     """
-    inner, basis, outer = _dual_factor(x, *_flatten(geometry), lam, in_span)
+    number, relative = flatten(lam)
+    settings = _flatten(geometry)
+    inner, basis, outer = _dual_factor(x, *settings, number, in_span, relative)
     return Factor(inner, basis, outer if outer.numel() else None)
 
 
@@ -66,11 +69,18 @@ def _(x: Tensor, numbers: Sequence[int], padding_mode: str) -> Tensor:
 
 @torch.library.custom_op("trainact::dual_factor", mutates_args=())
 def _dual_factor(
-    x: Tensor, numbers: Sequence[int], padding_mode: str, lam: float, in_span: bool
+    x: Tensor,
+    numbers: Sequence[int],
+    padding_mode: str,
+    lam: float,
+    in_span: bool,
+    relative: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with full_precision(x):
         rows_GNP = rows.extract_rows(x, _unflatten(numbers, padding_mode))
-        inner, basis, outer = factorise_rows(rows_GNP, lam, in_span)
+        inner, basis, outer = factorise_rows(
+            rows_GNP, unflatten(lam, relative), in_span
+        )
     # An operator has a fixed number of results, in a fixed layout (LAPACK's is column
     # by column): an empty one stands for None.
     basis = cast("Tensor", basis).contiguous()
@@ -79,9 +89,14 @@ def _dual_factor(
 
 @_dual_factor.register_fake
 def _(
-    x: Tensor, numbers: Sequence[int], padding_mode: str, lam: float, in_span: bool
+    x: Tensor,
+    numbers: Sequence[int],
+    padding_mode: str,
+    lam: float,
+    in_span: bool,
+    relative: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    del lam
+    del lam, relative
     geometry = _unflatten(numbers, padding_mode)
     groups = geometry.groups if geometry else 1
     num_rows = rows.count_rows(x, geometry)

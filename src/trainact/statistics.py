@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trainact import ops, rows
+from trainact.damping import Lam
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
 from trainact.kernels.choice import may_take
@@ -14,7 +15,7 @@ from trainact.precision import full_precision, statistics_dtype
 
 @torch.no_grad()
 def local_factor(
-    x: Tensor, geometry: Geometry | None, lam: float, in_span: bool
+    x: Tensor, geometry: Geometry | None, lam: Lam, in_span: bool
 ) -> Factor:
     r"""Factor of one call of a layer, from its own input alone.
 

@@ -33,6 +33,9 @@ _MADE_OF = "_tract_made_of"
 _TRACT_NAMES = (
     "lam",
     "_lam",
+    "relative",
+    "_relative",
+    "damping",
     "sync",
     "ranks",
     "accumulator",

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainact import rows
+from trainact.damping import Lam
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
 from trainact.later import precondition_later
@@ -70,7 +71,7 @@ def precondition_over_ranks(
     weight: Tensor,
     x: Tensor,
     geometry: Geometry | None,
-    lam: float,
+    lam: Lam,
     group: Group,
     owner: nn.Module,
 ) -> Tensor:
@@ -142,7 +143,7 @@ def split_sums(buffer: Tensor, shape: torch.Size) -> Tensor:
 
 @torch.no_grad()
 def _start_sums(
-    x: Tensor, geometry: Geometry | None, lam: float, group: Group, wait: bool = False
+    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group, wait: bool = False
 ) -> Callable[[], Factor]:
     num_rows, dtype, span_GNP = rows.count_rows(x, geometry), statistics_dtype(x), None
     with full_precision(x):
@@ -165,7 +166,7 @@ def _start_sums(
 
 @torch.no_grad()
 def _start_rows(
-    x: Tensor, geometry: Geometry | None, lam: float, group: Group
+    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group
 ) -> Callable[[], Factor]:
     num_rows = rows.count_rows(x, geometry)
     counts = gather_counts(num_rows, group, x.device)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from torch import nn
 
+from trainact.damping import check_lam, check_relative
 from trainact.estimate import Estimate, check_estimate
-from trainact.layers import TrActLayer, check_lam, make_group
+from trainact.layers import TrActLayer, make_group
 from trainact.stem import candidates, check_supported, first_layers
 from trainact.subclasses import plain_class, tract_class
-from trainact.sync import Group
 
 LayerT = TypeVar("LayerT", bound=nn.Module)
 ModelT = TypeVar("ModelT", bound=nn.Module)
+# What a converted layer may have in addition.
+_ADDED = ("_lam", "_relative", "ranks", "accumulator", "estimator", "overlap")
 LayerChoice = str | nn.Module | Iterable[str | nn.Module]
 
 
@@ -24,6 +26,7 @@ def TrAct(  # noqa: N802
     lam: float = 0.1,
     sync: Any = False,
     estimate: Estimate | None = None,
+    relative: bool = False,
 ) -> LayerT:
     r"""Train a layer's pre-activations instead of its weights.
 
@@ -42,6 +45,9 @@ def TrAct(  # noqa: N802
             of one device; every rank must then run the layer in every step.
         estimate: cheaper statistics than those of every batch, all of it; see
             `Estimate`. Later: ``layer.estimate``.
+        relative: whether ``lam`` is in units of the mean square of the input's entries,
+            tr A / n, so that inputs of any scale are treated alike; for standardised
+            inputs it makes little difference. Later: ``layer.relative``.
 
     Returns:
         The same object, now a `TrActLinear` or `TrActConv1d`/`2d`/`3d`, which are
@@ -49,7 +55,8 @@ def TrAct(  # noqa: N802
         gradient of the effective weight.
 
     Raises:
-        TypeError: if ``layer`` is not a module, or ``estimate`` not an `Estimate`.
+        TypeError: if ``layer`` is not a module, ``estimate`` not an `Estimate` or
+            ``relative`` not a bool.
         ValueError: if the layer is of another type, lazy and without a weight, or under
             TrAct already, or if λ is not positive. A subclass whose forward computes
             its linear map in a way that TrAct cannot see raises a RuntimeError there.
@@ -70,9 +77,9 @@ def TrAct(  # noqa: N802
     if not isinstance(layer, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"TrAct takes a layer (an nn.Module), not {type(layer).__name__}"
         raise TypeError(msg)
-    lam, group, estimate = check_lam(lam), make_group(sync), check_estimate(estimate)
+    settings = _check(lam, sync, estimate, relative)
     check_supported("", layer)
-    return _convert(layer, lam, group, estimate)
+    return _convert(layer, settings)
 
 
 def apply(
@@ -82,6 +89,7 @@ def apply(
     example_input: Any = None,
     sync: Any = False,
     estimate: Estimate | None = None,
+    relative: bool = False,
 ) -> ModelT:
     r"""Put TrAct on a model's first layer or layers, in place.
 
@@ -95,6 +103,8 @@ def apply(
         sync: ranks that share statistics: False, True or a process group; see `TrAct`.
         estimate: cheaper statistics, if you accept an update that is not exact; see
             `Estimate`.
+        relative: whether ``lam`` is in units of the mean square of the input's entries;
+            see `TrAct`.
 
     Returns:
         The same model. If anything is refused, nothing has been changed.
@@ -103,7 +113,7 @@ def apply(
         ValueError: if a layer is unknown, unsupported or under TrAct already, if the
             first layer cannot be told (the message lists candidates), or if λ is not
             positive.
-        TypeError: if ``estimate`` is not an `Estimate`.
+        TypeError: if ``estimate`` is not an `Estimate` or ``relative`` not a bool.
 
     Example:
         >>> import torch, trainact
@@ -114,7 +124,7 @@ def apply(
           (1): ReLU()
         )
     """
-    lam, group, estimate = check_lam(lam), make_group(sync), check_estimate(estimate)
+    settings = _check(lam, sync, estimate, relative)
     if layer is None:
         chosen = first_layers(model, example_input)
     else:
@@ -125,7 +135,7 @@ def apply(
     for name, module in chosen.items():
         check_supported(name, module)
     for module in chosen.values():
-        _convert(module, lam, group, estimate)
+        _convert(module, settings)
     return model
 
 
@@ -156,7 +166,7 @@ def remove(model: ModelT) -> ModelT:
             raise ValueError(msg)
     for module in layers.values():
         module.__class__ = plain_class(module)  # pyright: ignore[reportAttributeAccessIssue]
-        for name in ("_lam", "ranks", "accumulator", "estimator", "overlap"):
+        for name in _ADDED:
             vars(module).pop(name, None)
     return model
 
@@ -213,16 +223,23 @@ def split_parameters(
     return first, rest
 
 
-def _convert(
-    layer: LayerT, lam: float, group: Group | None, estimate: Estimate | None
-) -> LayerT:
+def _check(
+    lam: float, sync: Any, estimate: Estimate | None, relative: bool
+) -> dict[str, Any]:
+    """What converted layers are given, by attribute, without what is off."""
+    settings = {
+        "lam": check_lam(lam),
+        "relative": check_relative(relative),
+        "ranks": make_group(sync),
+        "estimate": check_estimate(estimate),
+    }
+    return {name: value for name, value in settings.items() if value}
+
+
+def _convert(layer: LayerT, settings: dict[str, Any]) -> LayerT:
     layer.__class__ = tract_class(layer)  # pyright: ignore[reportAttributeAccessIssue]
-    converted = cast("TrActLayer", layer)
-    converted.lam = lam
-    if group is not None:
-        converted.ranks = group
-    if estimate is not None:
-        converted.estimate = estimate
+    for name, value in settings.items():
+        setattr(layer, name, value)
     return layer
 
 

@@ -100,7 +100,7 @@ def test_operators_are_what_they_say(name: str, dtype, in_span: bool) -> None:
     torch.library.opcheck(torch.ops.trainact.sum_products.default, (x, *settings))
     if rows.count_rows(x, geometry) < rows.count_entries(x, geometry):
         torch.library.opcheck(
-            torch.ops.trainact.dual_factor.default, (x, *settings, 0.1, in_span)
+            torch.ops.trainact.dual_factor.default, (x, *settings, 0.1, in_span, True)
         )
 
 

@@ -95,9 +95,10 @@ def train_alone(
     micro_batches: int = 1,
     steps: int = 5,
     clip: float | None = None,
+    **settings: Any,
 ) -> Tensor:
     """What one process makes of the whole batch: how far the first weight moved."""
-    model = make_model(kind, dtype)
+    model = make_model(kind, dtype, **settings)
     before = model[0].weight.detach().clone()
     x, y = make_batch(kind, dtype, sizes)
     optimizer = sgd(model)

@@ -31,11 +31,12 @@ def train_ddp(
     sizes: list[int],
     sync: Any = True,
     steps: int = 5,
+    relative: bool = False,
     **options: Any,
 ) -> torch.Tensor:
     if sync == "group":
         sync = dist.new_group()
-    model = problems.make_model(kind, dtype, sync=sync)
+    model = problems.make_model(kind, dtype, sync=sync, relative=relative)
     before = model[0].weight.detach().clone()
     whole = problems.make_batch(kind, dtype, sizes)
     x, y = (problems.shard(t, sizes) for t in whole)
@@ -72,6 +73,24 @@ def test_ranks_are_one_process(num_ranks: int, shards: str, sync: Any) -> None:
         truth = problems.train_alone(kind, dtype, sizes)
         errors = [relative_error(move[kind, dtype], truth) for move in moves]
         assert max(errors) < RTOL[dtype], (kind, dtype, errors)
+
+
+def train_relative(sizes: list[int]) -> dict[str, torch.Tensor]:
+    return {
+        kind: train_ddp(kind, torch.float64, sizes, relative=True)
+        for kind in problems.FIRST
+    }
+
+
+def test_a_relative_damping_is_of_all_ranks_inputs() -> None:
+    sizes = [9, 3]
+    moves = run(2, train_relative, sizes)
+    for kind in problems.FIRST:
+        truth = problems.train_alone(kind, torch.float64, sizes, relative=True)
+        for move in moves:
+            assert relative_error(move[kind], truth) < ORACLE_RTOL, kind
+        absolute = problems.train_alone(kind, torch.float64, sizes)
+        assert relative_error(absolute, truth) > 1e-3, kind
 
 
 def one_step(sizes: list[int], sync: bool) -> dict[str, torch.Tensor]:

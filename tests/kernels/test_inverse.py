@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.tolerances import ORACLE_RTOL, relative_error, solve_rtol
+from trainact.damping import Relative
 from trainact.factor import factorise
 from trainact.kernels.choice import MAX_INVERSE_ENTRIES
 
@@ -47,6 +49,17 @@ def test_groups_and_dampings(lam: float, dtype: torch.dtype) -> None:
     expected = library(gram, 300, lam, dtype)
     rows = torch.linalg.cholesky(gram[0] * 3).mT.numpy()  # of trace tr A, as 300 are
     assert relative_error(result, expected) < solve_rtol(dtype, rows, lam)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.0, 1e-25, 1e-12, 1.0, 255.0])
+def test_a_relative_damping(scale: float, dtype: torch.dtype) -> None:
+    gram = scale**2 * products(27, groups=3)
+    result = kernel.damped_inverse(gram, 300, 0.1, dtype, relative=True)
+    expected = factorise(gram, Relative(0.1), dtype, num_rows=300).inner
+    assert result.isfinite().all()
+    unit_rows = np.ones((1, 27))  # of trace n, as at any scale
+    assert relative_error(result, expected) < solve_rtol(dtype, unit_rows, 0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

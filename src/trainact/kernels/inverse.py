@@ -17,7 +17,11 @@ ELEMENTS_PER_THREAD = 16
 
 
 def damped_inverse(
-    products_GPP: Tensor, num_rows: int, lam: float, dtype: torch.dtype
+    products_GPP: Tensor,
+    num_rows: int,
+    lam: float,
+    dtype: torch.dtype,
+    relative: bool = False,
 ) -> Tensor:
     r"""Invert :math:`A + \lambda I`, with the safeguards of `factor.factorise`.
 
@@ -33,6 +37,7 @@ def damped_inverse(
         num_rows: b.
         lam: :math:`\lambda`.
         dtype: in which the products were formed, and of the result.
+        relative: whether λ is in units of tr A / P.
 
     Returns:
         ``[G, P, P]``.
@@ -49,7 +54,9 @@ def damped_inverse(
             result_GPP,
             float(num_rows),
             max(lam, info.tiny),
+            lam / size if relative else 0.0,
             RESOLUTION=8 * info.eps,
+            TINY=info.tiny,
             NUM_ENTRIES=size,
             BLOCK=block,
             num_warps=num_warps,

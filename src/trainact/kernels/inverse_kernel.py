@@ -30,7 +30,9 @@ def damped_inverses(
     result_ptr,
     num_rows: tl.float64,
     lam: tl.float64,
+    of_trace: tl.float64,
     RESOLUTION: tl.constexpr,
+    TINY: tl.constexpr,
     NUM_ENTRIES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -45,8 +47,12 @@ def damped_inverses(
     products_ptr += group * NUM_ENTRIES * NUM_ENTRIES
     matrix = tl.load(products_ptr + lower, mask, other=0.0).to(tl.float64) / num_rows
     trace = tl.sum(tl.sum(tl.where(on_diagonal, matrix, 0.0), axis=0), axis=0)
+    # A relative damping; nothing but zeros has no size, and takes it as it is.
+    is_relative = (of_trace > 0) & (trace > 0)
+    relative = tl.where(of_trace * trace > TINY, of_trace * trace, TINY)
+    wanted = tl.where(is_relative, relative, lam)
     resolvable = RESOLUTION * trace
-    shift = tl.where(resolvable > lam, resolvable, lam)
+    shift = tl.where(resolvable > wanted, resolvable, wanted)
     matrix = tl.where(on_diagonal & mask, matrix + shift, matrix)
 
     num_positive = 0

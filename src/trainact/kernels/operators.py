@@ -13,7 +13,11 @@ from torch import Tensor
 
 @torch.library.custom_op("trainact::damped_inverse", mutates_args=())
 def damped_inverse(
-    products_GPP: Tensor, num_rows: int, lam: float, dtype: torch.dtype
+    products_GPP: Tensor,
+    num_rows: int,
+    lam: float,
+    dtype: torch.dtype,
+    relative: bool = False,
 ) -> Tensor:
     """`trainact.kernels.inverse.damped_inverse` as one operator.
 
@@ -22,18 +26,25 @@ def damped_inverse(
         num_rows: b.
         lam: λ.
         dtype: in which the products were formed, and of the result.
+        relative: whether λ is in units of tr A / P.
 
     Returns:
         ``[G, P, P]``.
     """
     from trainact.kernels import inverse  # imports Triton
 
-    return inverse.damped_inverse(products_GPP, num_rows, lam, dtype)
+    return inverse.damped_inverse(products_GPP, num_rows, lam, dtype, relative)
 
 
 @damped_inverse.register_fake
-def _(products_GPP: Tensor, num_rows: int, lam: float, dtype: torch.dtype) -> Tensor:
-    del num_rows, lam
+def _(
+    products_GPP: Tensor,
+    num_rows: int,
+    lam: float,
+    dtype: torch.dtype,
+    relative: bool = False,
+) -> Tensor:
+    del num_rows, lam, relative
     return products_GPP.new_empty(products_GPP.shape, dtype=dtype)
 
 
