@@ -217,10 +217,24 @@ def split_parameters(
     if not layers:
         msg = "no layer of this model is under TrAct: call trainact.apply(model) first"
         raise ValueError(msg)
-    in_first = {id(p) for module in layers.values() for p in module.parameters()}
-    first = [p for p in model.parameters() if id(p) in in_first]
-    rest = [p for p in model.parameters() if id(p) not in in_first]
-    return first, rest
+    return parameters_of(model, layers.values())
+
+
+def parameters_of(
+    model: nn.Module, layers: Iterable[nn.Module]
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Separate the parameters of some layers from the rest.
+
+    Args:
+        model: a model.
+        layers: of it.
+
+    Returns:
+        (theirs, all others), each in model order.
+    """
+    chosen = {id(p) for layer in layers for p in layer.parameters()}
+    first = [p for p in model.parameters() if id(p) in chosen]
+    return first, [p for p in model.parameters() if id(p) not in chosen]
 
 
 def _check(

@@ -33,7 +33,7 @@ class Setting:
         augment: name in `trainact.lab.data.augment.PIPELINES`.
         normalise: name in `trainact.lab.data.normalise.STATISTICS`.
         label_smoothing: ε of `torch.nn.functional.cross_entropy`.
-        optimizer: ``sgd``, ``adam``, ``adamw`` or ``lamb``.
+        optimizer: ``sgd`` or a name in `trainact.lab.optimizers.KINDS`.
         lr: learning rate, before the schedule.
         momentum: of SGD.
         weight_decay: on all parameters.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from trainact.lab.config import Setting
+from trainact.lab.errors import LabError
 from trainact.lab.row_adam import RowAdam
 
 # A group of parameters as torch's optimizers take it.
@@ -42,8 +44,8 @@ def optimizer_over(
         model: that they are part of, to tell which of them decay; without it all do.
 
     Returns:
-        SGD, Adam, AdamW, LAMB or `RowAdam`; what the setting does not say has torch's
-        defaults, but for LAMB, see `lamb`.
+        SGD or one of `KINDS`; what the setting does not say has its
+        defaults; see `lamb`, `muon` and `soap`.
     """
     groups = _groups(list(parameters), setting, model)
     if setting.optimizer == "sgd":
@@ -85,11 +87,62 @@ def lamb(groups: Iterable[Group], lr: float) -> torch.optim.Optimizer:
     return Lamb(groups, lr=lr, eps=1e-8, max_grad_norm=1.0)
 
 
+def muon(groups: Iterable[Group], lr: float) -> torch.optim.Optimizer:
+    """Build timm's Muon: momentum made orthogonal, with steps of Adam's size.
+
+    Kernels of convolutions count as matrices, one row for each output; vectors are
+    trained by AdamW.
+
+    Args:
+        groups: with parameters and their decay.
+        lr: learning rate.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        LabError: if timm has none.
+    """
+    from timm import optim
+
+    make: Any = getattr(optim, "Muon", None)
+    if make is None:
+        msg = "this timm has no Muon: install timm 1.0.21 or newer"
+        raise LabError(msg)
+    return make(groups, lr=lr)
+
+
+def soap(groups: Iterable[Group], lr: float) -> torch.optim.Optimizer:
+    """Build pytorch-optimizer's SOAP: Adam in the eigenbases of Shampoo's factors.
+
+    With betas (0.95, 0.95) and bases that are renewed at every tenth step, as in the
+    paper (Vyas et al., 2024).
+
+    Args:
+        groups: with parameters and their decay.
+        lr: learning rate.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        LabError: if pytorch-optimizer is not installed.
+    """
+    try:
+        module = import_module("pytorch_optimizer")
+    except ModuleNotFoundError as error:
+        msg = "SOAP is pytorch-optimizer's, which is not installed: add that package"
+        raise LabError(msg) from error
+    return module.SOAP(groups, lr=lr)
+
+
 KINDS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "lamb": lamb,
     "row-adam": RowAdam,
+    "muon": muon,
+    "soap": soap,
 }
 
 

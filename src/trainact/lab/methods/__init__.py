@@ -9,15 +9,21 @@ from trainact.lab.importing import import_object
 from trainact.lab.methods.apart import (
     TRACT_ROW_ADAM,
     TRACT_SGD,
+    VANILLA_MUON,
     VANILLA_ROW_ADAM,
     VANILLA_SGD,
+    VANILLA_SOAP,
 )
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.dual_patchnorm import DUAL_PATCHNORM
+from trainact.lab.methods.extensions import EXTENSIONS
+from trainact.lab.methods.joint import TRACT_JOINT
+from trainact.lab.methods.kfac import KFAC
 from trainact.lab.methods.patchnorm import PATCHNORM
 from trainact.lab.methods.tract import TRACT
 from trainact.lab.methods.vanilla import VANILLA
-from trainact.lab.methods.whitening import WHITENING
+from trainact.lab.methods.whitening import WHITENING, WHITENING_TRACT
+from trainact.lab.methods.zca import ZCA
 
 __all__ = ["METHODS", "Method", "MethodSettings", "find_method"]
 
@@ -31,6 +37,13 @@ _ALL = (
     TRACT_ROW_ADAM,
     VANILLA_SGD,
     VANILLA_ROW_ADAM,
+    VANILLA_MUON,
+    VANILLA_SOAP,
+    WHITENING_TRACT,
+    ZCA,
+    KFAC,
+    *EXTENSIONS,
+    TRACT_JOINT,
 )
 METHODS = {method.name: method for method in _ALL}
 

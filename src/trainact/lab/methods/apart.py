@@ -2,13 +2,15 @@
 
 ``+sgd``: SGD. The paper does not say which learning rate, momentum and λ its SGD had.
 Here they are the setting's: `first_layer_lr` (`lr` if that is None), `momentum` and
-`weight_decay`. ``+row-adam``: `trainact.lab.row_adam`, with the setting's `lr`.
+`weight_decay`. ``+row-adam``, ``+muon``, ``+soap``: kinds of
+`trainact.lab.optimizers.KINDS`, with the setting's `lr` and `weight_decay`.
 All other layers are trained by the setting's optimizer.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from trainact.lab.methods.first_layer import find_first_layer
 from trainact.lab.methods.tract import TRACT
 from trainact.lab.methods.vanilla import VANILLA
 from trainact.lab.optimizers import ChainedOptimizer, optimizer_over
+from trainact.wrap import parameters_of
 
 
 def _mark(model: nn.Module, settings: MethodSettings) -> nn.Module:
@@ -31,17 +34,10 @@ def _mark(model: nn.Module, settings: MethodSettings) -> nn.Module:
     return model
 
 
-def _split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    if trainact.tract_layers(model):
-        return trainact.split_parameters(model)
-    layers = [m for m in model.modules() if getattr(m, "is_trained_apart", False)]
-    in_first = {id(p) for layer in layers for p in layer.parameters()}
-    first = [p for p in model.parameters() if id(p) in in_first]
-    return first, [p for p in model.parameters() if id(p) not in in_first]
-
-
 def _chain(model: nn.Module, setting: Setting, first: Setting) -> torch.optim.Optimizer:
-    of_first, of_rest = _split(model)
+    marked = [m for m in model.modules() if getattr(m, "is_trained_apart", False)]
+    layers = trainact.tract_layers(model).values() or marked
+    of_first, of_rest = parameters_of(model, layers)
     optimizer = optimizer_over(of_first, first, model)
     if not of_rest:
         return optimizer
@@ -53,8 +49,8 @@ def _sgd(model: nn.Module, setting: Setting) -> torch.optim.Optimizer:
     return _chain(model, setting, replace(setting, optimizer="sgd", lr=lr))
 
 
-def _row_adam(model: nn.Module, setting: Setting) -> torch.optim.Optimizer:
-    return _chain(model, setting, replace(setting, optimizer="row-adam"))
+def _of_kind(model: nn.Module, setting: Setting, *, kind: str) -> torch.optim.Optimizer:
+    return _chain(model, setting, replace(setting, optimizer=kind))
 
 
 TRACT_SGD = replace(
@@ -66,7 +62,7 @@ TRACT_SGD = replace(
 TRACT_ROW_ADAM = replace(
     TRACT,
     name="tract+row-adam",
-    optimizer=_row_adam,
+    optimizer=partial(_of_kind, kind="row-adam"),
     summary="TrAct on the first layer, trained by Adam with one scale for each output",
 )
 VANILLA_SGD = replace(
@@ -79,6 +75,18 @@ VANILLA_SGD = replace(
 VANILLA_ROW_ADAM = replace(
     VANILLA_SGD,
     name="vanilla+row-adam",
-    optimizer=_row_adam,
+    optimizer=partial(_of_kind, kind="row-adam"),
     summary="the model as it is, its first layer by Adam with one scale an output",
+)
+VANILLA_MUON = replace(
+    VANILLA_SGD,
+    name="vanilla+muon",
+    optimizer=partial(_of_kind, kind="muon"),
+    summary="the model as it is, its first layer trained by Muon",
+)
+VANILLA_SOAP = replace(
+    VANILLA_SGD,
+    name="vanilla+soap",
+    optimizer=partial(_of_kind, kind="soap"),
+    summary="the model as it is, its first layer trained by SOAP",
 )

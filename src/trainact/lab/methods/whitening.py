@@ -8,7 +8,8 @@ them, border included; one V for each group. V is computed once and frozen, a bu
 is trained. What the layer computes with is W V, made anew in every forward pass.
 
 The form is Page's, a frozen 3x3 convolution that whitens and a learned 1x1 one, in a
-single layer: the number and size of the layer's weights stay.
+single layer: the number and size of the layer's weights stay. With TrAct, G becomes
+G (V A Vᵀ + λI)⁻¹ with A of the batch.
 
 Legend: G groups, P entries of a patch in one group, O outputs.
 
@@ -24,9 +25,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainact.factor import Factor
+from trainact.functional import factor_from_gram, precondition
 from trainact.lab.methods.base import Method, MethodSettings
-from trainact.lab.methods.first_layer import change_class, find_first_layer
+from trainact.lab.methods.first_layer import (
+    change_class,
+    find_first_layer,
+    layer_geometry,
+)
+from trainact.lab.methods.tract import DEFAULT_LAM
 from trainact.lab.survey import MAX_ENTRIES, survey
+from trainact.precision import full_precision
+from trainact.rows import count_rows
+from trainact.statistics import sum_products
 
 # Page's and hlb-CIFAR10's, for standardised images; airbench's is 5e-4.
 EPS = 1e-2
@@ -39,20 +50,37 @@ class WhitenedLayer(nn.Module):
     """What layers on whitened patches share."""
 
     whitening: Tensor
+    lam: float | None = None
 
-    def effective_weight(self) -> Tensor:
+    def effective_weight(self, x: Tensor) -> Tensor:
         """Make the weight that meets the input.
 
+        Args:
+            x: the input.
+
         Returns:
-            W V, in the shape of W.
+            W V, in the shape of W; under TrAct W is marked for the rows V x.
         """
         layer: Any = self
         weight: Tensor = layer.weight
+        is_trained = self.training and torch.is_grad_enabled()
+        if self.lam is not None and is_trained and x.numel():
+            weight = precondition(weight, self._factor(x, self.lam))
         num_groups, num_entries, _ = self.whitening.shape
         weight_GOP = weight.reshape(num_groups, -1, num_entries)
         # V stretches some directions ten times more than others: not in 16 bits.
         with torch.autocast(weight.device.type, enabled=False):
             return (weight_GOP @ self.whitening).reshape(weight.shape)
+
+    @torch.no_grad()
+    def _factor(self, x: Tensor, lam: float) -> Factor:
+        """Of the second moment of whitened rows, V A Vᵀ."""
+        geometry = layer_geometry(self)
+        with full_precision(x):
+            moment_GPP = sum_products(x, geometry) / count_rows(x, geometry)
+            whitening = self.whitening.to(moment_GPP.dtype)
+            whitened_GPP = whitening @ moment_GPP @ whitening.mT
+        return factor_from_gram(whitened_GPP, lam)
 
 
 class WhitenedLinear(WhitenedLayer, nn.Linear):
@@ -67,7 +95,7 @@ class WhitenedLinear(WhitenedLayer, nn.Linear):
         Returns:
             Of the same shape as the plain layer's output.
         """
-        return F.linear(input, self.effective_weight(), self.bias)
+        return F.linear(input, self.effective_weight(input), self.bias)
 
 
 class _WhitenedConv(WhitenedLayer):
@@ -75,7 +103,7 @@ class _WhitenedConv(WhitenedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         layer: Any = self
-        return layer._conv_forward(input, self.effective_weight(), layer.bias)
+        return layer._conv_forward(input, self.effective_weight(input), layer.bias)
 
 
 class WhitenedConv1d(_WhitenedConv, nn.Conv1d):
@@ -122,6 +150,14 @@ def _convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
     return model
 
 
+def _convert_with_tract(model: nn.Module, settings: MethodSettings) -> nn.Module:
+    _convert(model, settings)
+    for module in model.modules():
+        if isinstance(module, WhitenedLayer):
+            module.lam = DEFAULT_LAM if settings.lam is None else settings.lam
+    return model
+
+
 def _second_moment(
     model: nn.Module, name: str, layer: nn.Module, images: Tensor
 ) -> Tensor:
@@ -149,4 +185,10 @@ WHITENING = Method(
     uses_lam=False,
     convert=_convert,
     summary="frozen whitening of the first layer's patches",
+)
+WHITENING_TRACT = Method(
+    name="whitening+tract",
+    uses_lam=True,
+    convert=_convert_with_tract,
+    summary="frozen whitening, and TrAct on the weight that sees whitened patches",
 )
