@@ -138,7 +138,12 @@ def test_state_dict_and_first_layer(method: str, model: str) -> None:
     after = apply(method, plain, x).state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert all(dict(plain.named_parameters())[n] is p for n, p in parameters.items())
-    first = {"small-cnn": "conv1", "mlp": "fc1", "small-vit": "patch_embed.proj"}[model]
+    first = {
+        "small-cnn": "conv1",
+        "mlp": "fc1",
+        "small-vit": "patch_embed.proj",
+        "small-mixer": "stem.proj",
+    }[model]
     norms = [f"{n}.{p}" for n in ("pre_norm", "post_norm") for p in ("weight", "bias")]
     new = {
         "dual-patchnorm": {f"{first}.{name}" for name in norms},

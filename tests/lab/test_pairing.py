@@ -112,7 +112,12 @@ def test_normalised(monkeypatch: pytest.MonkeyPatch, data: ImageData) -> None:
 def test_tract_trains_every_model_and_makes_a_difference(
     model: str, data: ImageData
 ) -> None:
-    layers = {"small-cnn": "conv1", "mlp": "fc1", "small-vit": "patch_embed.proj"}
+    layers = {
+        "small-cnn": "conv1",
+        "mlp": "fc1",
+        "small-vit": "patch_embed.proj",
+        "small-mixer": "stem.proj",
+    }
     vanilla, tract = (
         train(
             replace(CONFIG, model=model, method=m, lam=lam, lr=0.05), data, CPU, _drop

@@ -30,8 +30,8 @@ class CompareOptions:
     """Where torchvision keeps its downloads."""
 
     model: tuple[str, ...] = ("small-cnn", "mlp")
-    """small-cnn, mlp, small-vit, or any model of torchvision or timm by name
-    (torchvision:NAME or timm:NAME where both have it)."""
+    """small-cnn, mlp, small-vit, small-mixer, or any model of torchvision or timm by
+    name (torchvision:NAME or timm:NAME where both have it)."""
 
     methods: tuple[str, ...] = ("vanilla", "tract")
     """Methods to compare."""
@@ -85,8 +85,9 @@ class InspectOptions:
     """
 
     model: Positional[str]
-    """small-cnn, mlp, small-vit, a model of torchvision or timm by name, or
-    PACKAGE.MODULE:FUNCTION, which is called without arguments and returns a model."""
+    """small-cnn, mlp, small-vit, small-mixer, a model of torchvision or timm by name,
+    or PACKAGE.MODULE:FUNCTION, which is called without arguments and returns a
+    model."""
 
     data: str | None = None
     """digits, fashion-mnist, cifar10, cifar100 or imagefolder:PATH."""

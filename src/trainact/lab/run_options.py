@@ -38,6 +38,10 @@ class SweepOptions(ExperimentOptions):
     seeds: int | None = None
     """How many seeds, counted from 0; by default the recipe's."""
 
+    tuned: bool = False
+    """Of recipes that differ in the learning rate: seed 0 at every rate, other seeds at
+    each arm's best alone. With --slurm: give the command again when seed 0 is done."""
+
     jobs: int = 1
     """Runs at a time on this machine; several small ones may share a device."""
 

@@ -1,4 +1,4 @@
-"""Models by name: three small built-in ones, all of torchvision and timm, the paper's.
+"""Models by name: four small built-in ones, all of torchvision and timm, the paper's.
 
 A bare name is looked up among the built-in models, then torchvision, timm, the
 paper's CIFAR networks and DeiT III; ``torchvision:NAME``, ``timm:NAME``,
@@ -12,7 +12,15 @@ from collections.abc import Callable
 from torch import nn
 
 from trainact.lab.errors import LabError, did_you_mean
-from trainact.lab.models import cifar, deit3, mlp, small_cnn, small_vit, zoo
+from trainact.lab.models import (
+    cifar,
+    deit3,
+    mlp,
+    small_cnn,
+    small_mixer,
+    small_vit,
+    zoo,
+)
 
 __all__ = ["BUILT_IN", "SOURCES", "build_model", "resolve_model"]
 
@@ -21,6 +29,7 @@ BUILT_IN: dict[str, Builder] = {
     "small-cnn": small_cnn.build,
     "mlp": mlp.build,
     "small-vit": small_vit.build,
+    "small-mixer": small_mixer.build,
 }
 SOURCES = {
     "torchvision": (zoo.torchvision_names, zoo.build_torchvision),

@@ -16,6 +16,7 @@ from trainact.lab.recipes.fig7 import fig7
 from trainact.lab.recipes.fig8 import fig8
 from trainact.lab.recipes.fig9 import fig9
 from trainact.lab.recipes.fig10 import fig10
+from trainact.lab.recipes.first_layer_study import STUDIED, first_layer
 from trainact.lab.recipes.imagenet import LENGTHS as IMAGENET_LENGTHS
 from trainact.lab.recipes.imagenet import fig5, fig11, fig12
 from trainact.lab.recipes.optimizer_study import PROBLEMS, TUNED, optimizers
@@ -53,6 +54,7 @@ _FAMILIES: dict[str, _Family] = {
 # Likewise, beyond the paper.
 _BEYOND: dict[str, _Family] = {
     "optimizers": (optimizers, (PROBLEMS, TUNED)),
+    "first": (first_layer, (STUDIED,)),
 }
 _ALL_FAMILIES = {**_FAMILIES, **_BEYOND}
 

@@ -9,12 +9,12 @@ from trainact.lab.recipe import Arm, Recipe
 from trainact.lab.recipes.common import PAIRED
 
 # Three for every arm: the budget of its tuning.
-_RATES = {
+RATES = {
     "sgd": (0.05, 0.1, 0.2),
     "adam": (0.001, 0.003, 0.01),
     "adamw": (0.001, 0.003, 0.01),
 }
-TUNED = tuple((name, lr) for name, rates in _RATES.items() for lr in rates)
+TUNED = tuple((name, lr) for name, rates in RATES.items() for lr in rates)
 _DATA: dict[str, dict[str, Any]] = {
     "digits": {"data": "digits", "batch_size": 64},
     "cifar10": {
@@ -29,7 +29,7 @@ _DATA: dict[str, dict[str, Any]] = {
 }
 # Data and epochs.
 PROBLEMS = (("digits", 4), ("cifar10", 8), ("cifar10", 30))
-_LAM = 0.1
+LAM = 0.1
 # Of the first layer's own SGD: the middle one of SGD's.
 _FIRST_LAYER_LR = 0.1
 
@@ -51,30 +51,48 @@ def optimizers(problem: tuple[str, int], tuned: tuple[str, float]) -> Recipe:
     """
     data, epochs = problem
     optimizer, lr = tuned
-    paired = (Arm("vanilla"), Arm("tract", _LAM))
+    paired = (Arm("vanilla"), Arm("tract", LAM))
     apart = (
-        Arm("tract+sgd", _LAM),
-        Arm("tract+row-adam", _LAM),
+        Arm("tract+sgd", LAM),
+        Arm("tract+row-adam", LAM),
         Arm("vanilla+sgd"),
         Arm("vanilla+row-adam"),
     )
     return Recipe(
         name=f"optimizers-{data}-{epochs}-{optimizer}-{lr:g}",
         artefact="Optimizers",
-        setting=Setting(
-            model="small-cnn",
-            epochs=epochs,
-            drop_last=True,
-            optimizer=optimizer,
-            lr=lr,
-            weight_decay=0.01 if optimizer == "adamw" else 0.0,
-            first_layer_lr=None if optimizer == "sgd" else _FIRST_LAYER_LR,
-            schedule="cosine",
-            **_DATA[data],
-        ),
+        setting=study_setting("small-cnn", problem, tuned),
         seeds=tuple(range(10 if data == "digits" else 5)),
         arms=paired if optimizer == "sgd" else (*paired, *apart),
         claim="With Adam at 100 epochs and more TrAct gains (Figure 3), and a little "
         "more if SGD trains the first layer (Figure 9).",
         deviations=(PAIRED,),
+    )
+
+
+def study_setting(
+    model: str, problem: tuple[str, int], tuned: tuple[str, float]
+) -> Setting:
+    """Say how a study trains.
+
+    Args:
+        model: built-in name.
+        problem: as for `optimizers`.
+        tuned: likewise.
+
+    Returns:
+        The setting.
+    """
+    data, epochs = problem
+    optimizer, lr = tuned
+    return Setting(
+        model=model,
+        epochs=epochs,
+        drop_last=True,
+        optimizer=optimizer,
+        lr=lr,
+        weight_decay=0.01 if optimizer == "adamw" else 0.0,
+        first_layer_lr=None if optimizer == "sgd" else _FIRST_LAYER_LR,
+        schedule="cosine",
+        **_DATA[data],
     )

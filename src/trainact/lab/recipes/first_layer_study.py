@@ -1,0 +1,65 @@
+"""Beyond the paper: every known treatment of a first layer, and TrAct's extensions."""
+
+from __future__ import annotations
+
+from trainact.lab.recipe import Arm, Recipe
+from trainact.lab.recipes.common import PAIRED
+from trainact.lab.recipes.optimizer_study import LAM, RATES, study_setting
+
+_EPOCHS = 8
+# Network, and how it is trained.
+_TRAINED = (
+    ("small-cnn", "sgd"),
+    ("small-cnn", "adam"),
+    ("small-vit", "adamw"),
+    ("small-mixer", "adamw"),
+    ("torchvision:resnet18", "sgd"),
+)
+STUDIED = tuple((*how, lr) for how in _TRAINED for lr in RATES[how[1]])
+_RIVALS = (
+    Arm("vanilla"),
+    Arm("tract", LAM),
+    Arm("patchnorm"),
+    Arm("dual-patchnorm"),
+    Arm("whitening"),
+    Arm("whitening+tract", LAM),
+    Arm("zca"),
+    Arm("kfac", LAM),
+)
+_OWN_OPTIMIZERS = (
+    Arm("tract+sgd", LAM),
+    Arm("tract+row-adam", LAM),
+    Arm("vanilla+muon"),
+    Arm("vanilla+soap"),
+)
+_EXTENSIONS = tuple(
+    Arm(f"tract-{name}", LAM)
+    for name in ("relative", "joint", "running", "sampled", "rising", "falling", "all")
+)
+
+
+def first_layer(studied: tuple[str, str, float]) -> Recipe:
+    """Small networks on 10,000 CIFAR-10 images, with every treatment of a first layer.
+
+    Source: none; this project's own comparison.
+    Hardware: made for a CPU.
+    Numbers: none in the paper.
+
+    Args:
+        studied: network, optimizer and a learning rate for all arms.
+
+    Returns:
+        The recipe; SOAP and Muon are arms where the optimizer's learning rates are of
+        Adam's size.
+    """
+    model, optimizer, lr = studied
+    own = () if optimizer == "sgd" else _OWN_OPTIMIZERS
+    return Recipe(
+        name=f"first-layer-{model.rpartition(':')[2]}-{optimizer}-{lr:g}",
+        artefact="First layers",
+        setting=study_setting(model, ("cifar10", _EPOCHS), (optimizer, lr)),
+        seeds=(0, 1, 2),
+        arms=(*_RIVALS, *own, *_EXTENSIONS),
+        claim="TrAct alone gains more than PatchNorm and Dual PatchNorm (Figure 7).",
+        deviations=(PAIRED,),
+    )
