@@ -16,7 +16,12 @@ from trainact.lab.recipes.fig7 import fig7
 from trainact.lab.recipes.fig8 import fig8
 from trainact.lab.recipes.fig9 import fig9
 from trainact.lab.recipes.fig10 import fig10
-from trainact.lab.recipes.first_layer_study import STUDIED, first_layer
+from trainact.lab.recipes.first_layer_study import (
+    PIXELS,
+    STUDIED,
+    damping,
+    first_layer,
+)
 from trainact.lab.recipes.imagenet import LENGTHS as IMAGENET_LENGTHS
 from trainact.lab.recipes.imagenet import fig5, fig11, fig12
 from trainact.lab.recipes.optimizer_study import PROBLEMS, TUNED, optimizers
@@ -55,6 +60,7 @@ _FAMILIES: dict[str, _Family] = {
 _BEYOND: dict[str, _Family] = {
     "optimizers": (optimizers, (PROBLEMS, TUNED)),
     "first": (first_layer, (STUDIED,)),
+    "damping": (damping, (PIXELS,)),
 }
 _ALL_FAMILIES = {**_FAMILIES, **_BEYOND}
 

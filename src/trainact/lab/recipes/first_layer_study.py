@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trainact.lab.recipe import Arm, Recipe
 from trainact.lab.recipes.common import PAIRED
 from trainact.lab.recipes.optimizer_study import LAM, RATES, study_setting
@@ -62,4 +64,35 @@ def first_layer(studied: tuple[str, str, float]) -> Recipe:
         arms=(*_RIVALS, *own, *_EXTENSIONS),
         claim="TrAct alone gains more than PatchNorm and Dual PatchNorm (Figure 7).",
         deviations=(PAIRED,),
+    )
+
+
+PIXELS = ("0-1", "0-255", "cifar10")
+_LAMS = (0.01, 0.1, 1.0)
+
+
+def damping(pixels: str) -> Recipe:
+    """The small CNN on inputs of three scales, with λ as it is and relative.
+
+    Source: none; Figure 8's question, asked of the relative λ.
+    Hardware: made for a CPU.
+    Numbers: none in the paper.
+
+    Args:
+        pixels: ``0-1`` or ``0-255``, the range of the inputs; or ``cifar10``,
+            standardised.
+
+    Returns:
+        The recipe.
+    """
+    parent = first_layer(("small-cnn", "sgd", 0.1))
+    methods = ("tract", "tract-relative")
+    arms = [Arm(method, lam) for method in methods for lam in _LAMS]
+    return replace(
+        parent,
+        name=f"damping-{pixels}",
+        artefact="Damping",
+        setting=replace(parent.setting, normalise=pixels),
+        arms=(Arm("vanilla"), *arms),
+        claim="With a relative λ the same value serves inputs of any scale.",
     )
