@@ -18,9 +18,13 @@ from benchmarks.sections import (
     estimates_section,
     gram_section,
     jax_section,
+    load,
     pipelines_section,
     source,
 )
+from benchmarks.why_plots import save_pictures
+from benchmarks.why_tables import MEASURES, why_section
+from benchmarks.why_tables import RECORDS as WHY_RECORDS
 from trainact.lab.bench.plot import save_plot
 from trainact.lab.bench.records import BenchRecord, bench_file, latest
 from trainact.lab.bench.tables import (
@@ -58,6 +62,7 @@ JAX = ROOT / "docs" / "jax.md"
 JAX_DIGITS = ROOT / "records" / "jax" / "digits.jsonl"
 RECIPES = ROOT / "docs" / "recipes.md"
 RECIPE_CURVES = ROOT / "docs" / "recipes.png"
+WHY = ROOT / "docs" / "why-it-works.md"
 FIRST_LAYER = ROOT / "docs" / "first-layer-benchmark.md"
 STUDIES = sorted((ROOT / "records" / "studies").glob("optimizers-*.jsonl"))
 RECIPE_RUNS = sorted((ROOT / "records" / "recipes").glob("*.jsonl"))
@@ -97,6 +102,15 @@ def first_layer_page() -> str:
         origin = f"{source(vars(records[-1]), path)}."
         lines += [*optimizer_section(records), origin, ""]
     return fill(FIRST_LAYER.read_text(), "optimizers", "\n".join(lines[:-1]))
+
+
+def why_page() -> str:
+    """What is asked of a first layer and what a step obtains, a part for each kind."""
+    page, records = WHY.read_text(), load(WHY_RECORDS)
+    for measure in MEASURES:
+        some = [record for record in records if record["measure"] == measure]
+        page = fill(page, f"why-{measure}", "\n".join(why_section(some)))
+    return page
 
 
 def recipes_page() -> str:
@@ -228,6 +242,7 @@ def generate() -> dict[Path, str]:
         SCALING: scaling_page(),
         JAX: jax_page(),
         FIRST_LAYER: first_layer_page(),
+        WHY: why_page(),
         CHEAPER: fill(CHEAPER.read_text(), "estimates", estimates_section()),
         STATISTICS: fill(STATISTICS.read_text(), "gram", gram_section()),
         PERFORMANCE: fill(
@@ -255,6 +270,7 @@ def draw() -> None:
         draw_runs(RECIPE_RUNS, RECIPE_CURVES)
     for path in STEPS:
         save_plot(load_steps(path), picture_of(path))
+    save_pictures(load(WHY_RECORDS))
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def strict_jax() -> None:
 
 def test_code_of_the_page() -> None:
     blocks = BLOCKS.findall((ROOT / "docs" / "jax.md").read_text())
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict[str, Any] = {}
     for block in blocks:
         exec(block, names)

@@ -189,7 +189,7 @@ def test_studies(recipe: Recipe) -> None:
     assert find_recipes([recipe.name]) == [recipe]
     assert recipe.arms[0].name == "vanilla"
     for arm in recipe.arms:
-        assert (arm.lam is not None) == METHODS[arm.method].uses_lam
+        assert (arm.lam is not None) == KNOWN_METHODS[arm.method].uses_lam
     given = recipe.setting
     if recipe.name.startswith("damping"):
         assert recipe.name == f"damping-{given.normalise}"

@@ -9,6 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from trainact.jax.damping import Lam, Relative
+
 
 def check_lam(lam: Any) -> float | Array:
     r"""Check a damping.
@@ -37,6 +39,29 @@ def check_lam(lam: Any) -> float | Array:
         )
         raise ValueError(msg)
     return float(lam)
+
+
+def check_damping(lam: Any, relative: Any) -> Lam:
+    r"""Check a damping that may be relative.
+
+    Args:
+        lam: :math:`\lambda`, as for `check_lam`.
+        relative: whether it is in units of tr A / n.
+
+    Returns:
+        Both in one.
+
+    Raises:
+        TypeError: if ``relative`` is not a bool: it decides what is compiled.
+    """
+    if not isinstance(relative, bool):
+        msg = (
+            f"relative={relative!r} is not True or False: give the number as lam=, and "
+            "relative=True to have it in units of the mean square of the input"
+        )
+        raise TypeError(msg)
+    lam = check_lam(lam)
+    return Relative(lam) if relative else lam
 
 
 def check_floating(name: str, x: Any) -> Array:

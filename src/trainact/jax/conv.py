@@ -7,7 +7,8 @@ from typing import Any
 
 from jax import Array, lax
 
-from trainact.jax.checks import check_floating, check_lam, check_layer
+from trainact.jax.checks import check_damping, check_floating, check_layer
+from trainact.jax.damping import Lam
 from trainact.jax.geometry import Geometry, Padding, make_geometry
 from trainact.jax.precondition import mark
 from trainact.jax.statistics import AxisName
@@ -22,6 +23,7 @@ def tract_conv(
     b: Array | None = None,
     lam: float | Array = 0.1,
     *,
+    relative: bool = False,
     strides: int | Sequence[int] = 1,
     padding: Padding,
     rhs_dilation: int | Sequence[int] = 1,
@@ -50,6 +52,8 @@ def tract_conv(
         w: the kernel, likewise.
         b: ``[output channels]``.
         lam: :math:`\lambda`, positive; an array (a schedule) is not checked.
+        relative: whether ``lam`` is relative to the mean square of the input's entries,
+            tr A / n; see docs/extensions.md.
         strides: one number for all spatial dimensions, or one each.
         padding: ``'SAME'``, ``'SAME_LOWER'``, ``'VALID'``, one number for all spatial
             dimensions, or a number or (before, after) pair for each.
@@ -71,6 +75,7 @@ def tract_conv(
 
     Raises:
         ValueError: if shapes, dtypes or settings do not fit, or λ is not positive.
+        TypeError: if ``relative`` is not a bool.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -98,7 +103,7 @@ def tract_conv(
         x, w, strides, padding, rhs_dilation, feature_group_count, dimension_numbers
     )
     check_layer(x, w, b, w.shape[numbers.rhs_spec[0]])
-    w = _mark(w, x, check_lam(lam), geometry, numbers, axis_name)
+    w = _mark(w, x, check_damping(lam, relative), geometry, numbers, axis_name)
     z = lax.conv_general_dilated(
         x,
         w,
@@ -120,7 +125,7 @@ def tract_conv(
 def mark_conv(
     x: Array,
     w: Array,
-    lam: float,
+    lam: Lam,
     *,
     strides: int | Sequence[int] = 1,
     padding: Padding,
@@ -157,7 +162,7 @@ def mark_conv(
 def _mark(
     w: Array,
     x: Array,
-    lam: float | Array,
+    lam: Lam,
     geometry: Geometry,
     numbers: lax.ConvDimensionNumbers,
     axis_name: AxisName,

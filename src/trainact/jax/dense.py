@@ -6,7 +6,7 @@ from typing import Any
 
 from jax import Array, lax
 
-from trainact.jax.checks import check_floating, check_lam, check_layer
+from trainact.jax.checks import check_damping, check_floating, check_layer
 from trainact.jax.precondition import mark
 from trainact.jax.statistics import AxisName
 from trainact.jax.sums import GramSums, input_sums
@@ -18,6 +18,7 @@ def tract_dense(
     b: Array | None = None,
     lam: float | Array = 0.1,
     *,
+    relative: bool = False,
     axis_name: AxisName = None,
     precision: Any = None,
     preferred_element_type: Any = None,
@@ -37,6 +38,8 @@ def tract_dense(
         w: ``[n, m]``, JAX's order (PyTorch's weight transposed).
         b: ``[m]``.
         lam: :math:`\lambda`, positive; an array (a schedule) is not checked.
+        relative: whether ``lam`` is relative to the mean square of the input's entries,
+            tr A / n; see docs/extensions.md.
         axis_name: mapped axes (of ``shard_map``, ``pmap``, ``vmap``) whose rows belong
             together: the statistics are those of all of them. Under jit with sharded
             arrays they are so without it.
@@ -49,6 +52,7 @@ def tract_dense(
 
     Raises:
         ValueError: if shapes or dtypes do not fit, or λ is not positive.
+        TypeError: if ``relative`` is not a bool.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -68,9 +72,10 @@ def tract_dense(
         Petersen, Borgelt, Ermon: TrAct: Making First-layer Pre-Activations Trainable,
         NeurIPS 2024, Eq. 10 and Fig. 2.
     """
-    x, w, b, lam = _checked(x, w, b, lam)
+    x, w, b = _checked(x, w, b)
+    damping = check_damping(lam, relative)
     if x.size:
-        w = mark(w, x, lam, (1, 0), None, axis_name)
+        w = mark(w, x, damping, (1, 0), None, axis_name)
     z = lax.dot_general(
         x,
         w,
@@ -104,9 +109,7 @@ def dense_sums(x: Array) -> GramSums:
     return input_sums(x, None)
 
 
-def _checked(
-    x: Any, w: Any, b: Any, lam: Any
-) -> tuple[Array, Array, Array | None, float | Array]:
+def _checked(x: Any, w: Any, b: Any) -> tuple[Array, Array, Array | None]:
     x, w = check_floating("x", x), check_floating("w", w)
     b = None if b is None else check_floating("b", b)
     if w.ndim != 2 or x.ndim == 0 or x.shape[-1] != w.shape[0]:
@@ -119,4 +122,4 @@ def _checked(
         )
         raise ValueError(msg)
     check_layer(x, w, b, w.shape[1])
-    return x, w, b, check_lam(lam)
+    return x, w, b

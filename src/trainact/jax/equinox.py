@@ -20,7 +20,7 @@ need("equinox")
 import equinox as eqx
 from jax import Array, lax
 
-from trainact.jax.checks import check_lam
+from trainact.jax.checks import check_damping
 from trainact.jax.conv import mark_conv
 from trainact.jax.precondition import mark
 from trainact.jax.statistics import AxisName
@@ -33,12 +33,14 @@ class TrActLayer(eqx.Module):
 
     Attributes:
         lam: :math:`\lambda`.
+        relative: whether it is in units of tr A / n.
         batch_axis: of `jax.vmap`, whose examples are one batch; None for each alone.
         axis_name: further mapped axes, of shard_map or pmap.
         plain: class of the layer before.
     """
 
     lam: float = eqx.field(static=True)
+    relative: bool = eqx.field(static=True)
     batch_axis: str | None = eqx.field(static=True)
     axis_name: AxisName = eqx.field(static=True)
     plain: type = eqx.field(static=True)
@@ -62,7 +64,7 @@ class TrActConv(TrActLayer, eqx.nn.Conv):
         weight = mark_conv(
             _batch(seen, self.batch_axis),
             self.weight,
-            self.lam,
+            check_damping(self.lam, self.relative),
             strides=self.stride,
             padding="VALID" if is_padded else self.padding,
             rhs_dilation=self.dilation,
@@ -87,7 +89,8 @@ class TrActLinear(TrActLayer, eqx.nn.Linear):
         """
         row = x.reshape(1) if self.in_features == "scalar" else x
         rows = _batch(row, self.batch_axis)
-        weight = mark(self.weight, rows, self.lam, (0, 1), None, self.axis_name)
+        damping = check_damping(self.lam, self.relative)
+        weight = mark(self.weight, rows, damping, (0, 1), None, self.axis_name)
         return eqx.nn.Linear.__call__(_with_weight(self, weight), x, key=key)
 
 
@@ -100,6 +103,8 @@ def apply(
     lam: float = 0.1,
     batch_axis: str | None = "batch",
     axis_name: AxisName = None,
+    *,
+    relative: bool = False,
 ) -> ModelT:
     r"""Put TrAct on a model's first layer or layers.
 
@@ -116,12 +121,15 @@ def apply(
             each example is to be a batch of its own.
         axis_name: mapped axes of shard_map or pmap whose rows belong together; under
             jit with sharded arrays there is nothing to say.
+        relative: whether ``lam`` is relative to the mean square of the input's entries,
+            tr A / n; see docs/extensions.md.
 
     Returns:
         The new model; the given one is unchanged.
 
     Raises:
         ValueError: if λ is not positive, or a layer is of another kind or under TrAct.
+        TypeError: if ``relative`` is not a bool.
 
     Example:
         >>> import equinox as eqx, jax
@@ -131,8 +139,13 @@ def apply(
         >>> type(model.layers[0]).__name__
         'TrActLinear'
     """
-    check_lam(lam)
-    settings = {"lam": lam, "batch_axis": batch_axis, "axis_name": axis_name}
+    check_damping(lam, relative)
+    settings = {
+        "lam": lam,
+        "relative": relative,
+        "batch_axis": batch_axis,
+        "axis_name": axis_name,
+    }
 
     def convert(layer: Any) -> Any:
         for plain, ours in _CLASSES.items():

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from trainact.jax.damping import Lam, resolve
 from trainact.jax.precision import (
     Dtype,
     accumulation_dtype,
@@ -64,7 +65,7 @@ class Factor(NamedTuple):
         return (self.inner if self.basis is None else self.basis).shape[-1]
 
 
-def factorise_gram(gram_GPP: Array, lam: float | Array, dtype: Dtype) -> Factor:
+def factorise_gram(gram_GPP: Array, lam: Lam, dtype: Dtype) -> Factor:
     r"""The primal form, :math:`(A + \lambda I)^{-1}`.
 
     Cost: about ``P**3 / 6`` multiplications per group.
@@ -78,11 +79,11 @@ def factorise_gram(gram_GPP: Array, lam: float | Array, dtype: Dtype) -> Factor:
         The factor; NaN where A is not finite.
     """
     with float64_allowed(gram_GPP.dtype):
-        lam_G = _resolvable(lam, _trace(gram_GPP), dtype)
+        lam_G = resolve(lam, _trace(gram_GPP), gram_GPP.shape[-1], dtype)
         return Factor(_cholesky(gram_GPP, lam_G))
 
 
-def factorise_rows(rows_GNP: Array, lam: float | Array) -> Factor:
+def factorise_rows(rows_GNP: Array, lam: Lam) -> Factor:
     r"""The dual form.
 
     Cost: ``2 * N**2 * P`` multiplications per group, and one copy of the rows.
@@ -94,18 +95,19 @@ def factorise_rows(rows_GNP: Array, lam: float | Array) -> Factor:
     Returns:
         The factor; NaN where X is not finite.
     """
-    dtype, num_rows = rows_GNP.dtype, rows_GNP.shape[1]
+    dtype, (_, num_rows, num_entries) = rows_GNP.dtype, rows_GNP.shape
     wide = accumulation_dtype(dtype)
     with float64_allowed(wide):
         kernel_GNN = _kernel(rows_GNP, wide)
         trace_G = _trace(kernel_GNN)
-        lam_G = _resolvable(lam, trace_G / num_rows, wide)
+        lam_G = resolve(lam, trace_G / num_rows, num_entries, wide)
         if dtype == np.float64:
             lower_GNN = _cholesky(kernel_GNN, num_rows * lam_G)
             eye_GNN = cast(_is_diagonal(kernel_GNN), wide)
             inner_GNN = -eye_GNN / lam_G[:, None, None]
         else:
-            lower_GNN = _cholesky(kernel_GNN, _resolvable(0.0, trace_G, wide))
+            least_G = resolve(0.0, trace_G, num_rows, wide)
+            lower_GNN = _cholesky(kernel_GNN, least_G)
             gram_GNN = product(lower_GNN, lower_GNN, (1, 1)) / num_rows
             inner_GNN = _inverse(_cholesky(gram_GNN, lam_G))
         basis_GNP = _solve_rows(lower_GNN, rows_GNP)
@@ -198,14 +200,6 @@ def _trace(matrix_GPP: Array) -> Array:
 def _is_diagonal(matrix_GPP: Array) -> Array:
     row, column = (lax.broadcasted_iota("int32", matrix_GPP.shape, a) for a in (1, 2))
     return row == column
-
-
-def _resolvable(lam: float | Array, trace_G: Array, dtype: Dtype) -> Array:
-    """Damping per group that the rounding of A allows."""
-    info = np.finfo(dtype)
-    least = jnp.asarray(lam).astype(trace_G.dtype)
-    floor_G = jnp.maximum(8 * float(info.eps) * trace_G, float(info.tiny))
-    return jnp.maximum(floor_G, jnp.broadcast_to(least, trace_G.shape))
 
 
 def _cholesky(matrix: Array, shift_G: Array) -> Array:

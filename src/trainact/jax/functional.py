@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from trainact.jax.checks import check_floating, check_lam
+from trainact.jax.checks import check_damping, check_floating
+from trainact.jax.damping import Lam
 from trainact.jax.factor import Factor, factorise_gram
 from trainact.jax.geometry import Geometry, Padding, axes_of_layout, make_geometry
 from trainact.jax.precision import (
@@ -104,12 +105,16 @@ def patch_gram(
     return gram_GPP[0] if groups == 1 else gram_GPP
 
 
-def factorise(gram: Array | GramSums, lam: float | Array = 0.1) -> Factor:
+def factorise(
+    gram: Array | GramSums, lam: float | Array = 0.1, *, relative: bool = False
+) -> Factor:
     r"""Prepare :math:`(A + \lambda I)^{-1}` for `precondition`.
 
     Args:
         gram: A, ``[n, n]`` or ``[groups, n, n]``, or the sums of micro-batches.
         lam: :math:`\lambda`, positive; an array (a schedule) is not checked.
+        relative: whether ``lam`` is relative to the mean square of the input's entries,
+            tr A / n of each group; see docs/extensions.md.
 
     Returns:
         The factor, constant for derivatives; NaN where A is not finite. Cost: about
@@ -117,18 +122,19 @@ def factorise(gram: Array | GramSums, lam: float | Array = 0.1) -> Factor:
 
     Raises:
         ValueError: if A is not square or λ not positive.
+        TypeError: if ``relative`` is not a bool.
     """
-    lam = check_lam(lam)
-    gram, lam = lax.stop_gradient((gram, lam))
+    gram, damping = lax.stop_gradient((gram, check_damping(lam, relative)))
     if isinstance(gram, GramSums):
         with float64_allowed(accumulation_dtype(gram.products.dtype)):
-            return _factorise_sums(gram, jnp.asarray(lam))
+            return _factorise_sums(gram, jax.tree.map(jnp.asarray, damping))
     gram = check_floating("gram", gram)
     if gram.ndim not in (2, 3) or gram.shape[-1] != gram.shape[-2]:
         msg = f"A has shape {gram.shape}; expected [n, n] or [groups, n, n]"
         raise ValueError(msg)
     with float64_allowed(accumulation_dtype(gram.dtype)):
-        return _factorise(gram.reshape(-1, *gram.shape[-2:]), jnp.asarray(lam))
+        gram_GPP = gram.reshape(-1, *gram.shape[-2:])
+        return _factorise(gram_GPP, jax.tree.map(jnp.asarray, damping))
 
 
 def precondition(
@@ -137,6 +143,7 @@ def precondition(
     lam: float | Array = 0.1,
     *,
     layout: str,
+    relative: bool = False,
     axis_name: AxisName = None,
 ) -> Array:
     r"""Identity on the weight; G becomes :math:`G (X^\top X / b + \lambda I)^{-1}`.
@@ -149,6 +156,8 @@ def precondition(
         lam: :math:`\lambda`, for rows; a factor has its own.
         layout: of the weight, with O for the outputs and I for the inputs: ``'IO'`` for
             a dense kernel, ``'HWIO'`` or ``'OIHW'`` for a convolution's.
+        relative: whether ``lam`` is relative to the mean square of the input's entries,
+            tr A / n, for rows; see docs/extensions.md.
         axis_name: mapped axes whose rows belong together; a factor has its own.
 
     Returns:
@@ -157,6 +166,7 @@ def precondition(
 
     Raises:
         ValueError: if the entries do not match or λ is not positive.
+        TypeError: if ``relative`` is not a bool.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -181,7 +191,7 @@ def precondition(
         msg = f"x has shape {x.shape}: there are no rows"
         raise ValueError(msg)
     _check_entries(weight, axes, x.shape[-1], 1)
-    return mark(weight, x, check_lam(lam), axes, None, axis_name)
+    return mark(weight, x, check_damping(lam, relative), axes, None, axis_name)
 
 
 def precondition_gradient(grad: Array, factor: Factor, *, layout: str) -> Array:
@@ -230,14 +240,14 @@ def _patch_gram(geometry: Geometry, axis_name: AxisName, x: Array) -> Array:
 
 
 @jax.jit
-def _factorise(gram_GPP: Array, lam: Array) -> Factor:
+def _factorise(gram_GPP: Array, lam: Lam) -> Factor:
     dtype = gram_GPP.dtype
     wide = cast(gram_GPP, accumulation_dtype(dtype))
     return factorise_gram(wide, lam, statistics_dtype(dtype))
 
 
 @jax.jit
-def _factorise_sums(sums: GramSums, lam: Array) -> Factor:
+def _factorise_sums(sums: GramSums, lam: Lam) -> Factor:
     products_GPP = wide_products(sums)
     # Of no rows A is zero, not NaN.
     num_rows = cast(jnp.maximum(sums.rows, 1), products_GPP.dtype)

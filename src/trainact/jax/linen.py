@@ -21,7 +21,11 @@ from trainact.jax.statistics import AxisName
 
 
 def Conv(  # noqa: N802 - named like the layer whose place it takes
-    *args: Any, lam: float = 0.1, axis_name: AxisName = None, **kwargs: Any
+    *args: Any,
+    lam: float = 0.1,
+    relative: bool = False,
+    axis_name: AxisName = None,
+    **kwargs: Any,
 ) -> nn.Conv:
     r"""Make a `flax.linen.Conv` whose kernel's gradient is TrAct's.
 
@@ -30,6 +34,8 @@ def Conv(  # noqa: N802 - named like the layer whose place it takes
     Args:
         *args: as for `flax.linen.Conv`.
         lam: :math:`\lambda`, positive.
+        relative: whether ``lam`` is relative to the mean square of the input's entries,
+            tr A / n; see docs/extensions.md.
         axis_name: mapped axes of shard_map or pmap whose rows belong together; under
             jit with sharded arrays there is nothing to say.
         **kwargs: as for `flax.linen.Conv`.
@@ -39,13 +45,18 @@ def Conv(  # noqa: N802 - named like the layer whose place it takes
 
     Raises:
         ValueError: if λ is not positive.
+        TypeError: if ``relative`` is not a bool.
     """
-    operation = ConvGeneralDilated(lam, axis_name)
+    operation = ConvGeneralDilated(lam, axis_name, relative=relative)
     return nn.Conv(*args, conv_general_dilated=operation, **kwargs)
 
 
 def Dense(  # noqa: N802 - likewise
-    *args: Any, lam: float = 0.1, axis_name: AxisName = None, **kwargs: Any
+    *args: Any,
+    lam: float = 0.1,
+    relative: bool = False,
+    axis_name: AxisName = None,
+    **kwargs: Any,
 ) -> nn.Dense:
     r"""Make a `flax.linen.Dense` whose kernel's gradient is TrAct's.
 
@@ -54,6 +65,8 @@ def Dense(  # noqa: N802 - likewise
     Args:
         *args: as for `flax.linen.Dense`.
         lam: :math:`\lambda`, positive.
+        relative: whether ``lam`` is relative to the mean square of the input's entries,
+            tr A / n; see docs/extensions.md.
         axis_name: as for `Conv`.
         **kwargs: as for `flax.linen.Dense`.
 
@@ -62,5 +75,7 @@ def Dense(  # noqa: N802 - likewise
 
     Raises:
         ValueError: if λ is not positive.
+        TypeError: if ``relative`` is not a bool.
     """
-    return nn.Dense(*args, dot_general=DotGeneral(lam, axis_name), **kwargs)
+    operation = DotGeneral(lam, axis_name, relative=relative)
+    return nn.Dense(*args, dot_general=operation, **kwargs)

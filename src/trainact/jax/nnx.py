@@ -19,7 +19,7 @@ need("flax")
 
 from flax import nnx
 
-from trainact.jax.checks import check_lam
+from trainact.jax.checks import check_damping
 from trainact.jax.operations import ConvGeneralDilated, DotGeneral
 from trainact.jax.statistics import AxisName
 
@@ -33,6 +33,8 @@ def apply(
     lam: float = 0.1,
     layer: LayerChoice | None = None,
     axis_name: AxisName = None,
+    *,
+    relative: bool = False,
 ) -> ModelT:
     r"""Put TrAct on a model's first layer or layers, in place.
 
@@ -48,6 +50,8 @@ def apply(
             needs none named, nor does such a layer by itself.
         axis_name: mapped axes of shard_map or pmap whose rows belong together; under
             jit with sharded arrays there is nothing to say.
+        relative: whether ``lam`` is relative to the mean square of the input's entries,
+            tr A / n; see docs/extensions.md.
 
     Returns:
         The same model. If anything is refused, nothing has been changed.
@@ -55,6 +59,7 @@ def apply(
     Raises:
         ValueError: if a layer is unknown, unsupported or under TrAct already, if none
             is named and there are several, or if λ is not positive.
+        TypeError: if ``relative`` is not a bool.
 
     Example:
         >>> from flax import nnx
@@ -64,7 +69,7 @@ def apply(
         >>> model.conv_general_dilated.lam
         0.1
     """
-    check_lam(lam)
+    check_damping(lam, relative)
     chosen: dict[str, Any] = dict(_find(model, layer))
     for name, module in chosen.items():
         if _operation(module) is not None:
@@ -79,9 +84,14 @@ def apply(
     for module in chosen.values():
         if isinstance(module, nnx.Conv):
             plain_conv = module.conv_general_dilated
-            module.conv_general_dilated = ConvGeneralDilated(lam, axis_name, plain_conv)
+            operation = ConvGeneralDilated(
+                lam, axis_name, plain_conv, relative=relative
+            )
+            module.conv_general_dilated = operation
         else:
-            module.dot_general = DotGeneral(lam, axis_name, module.dot_general)
+            module.dot_general = DotGeneral(
+                lam, axis_name, module.dot_general, relative=relative
+            )
     return model
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from trainact.jax.checks import check_lam
+from trainact.jax.checks import check_damping
 from trainact.jax.conv import DimensionNumbers, mark_conv
 from trainact.jax.precondition import mark
 from trainact.jax.statistics import AxisName
@@ -32,19 +32,23 @@ class ConvGeneralDilated:
 
     Attributes:
         lam: :math:`\lambda`, positive.
+        relative: whether ``lam`` is relative to the mean square of the input's entries,
+            tr A / n; see docs/extensions.md.
         axis_name: mapped axes whose rows belong together, as for `tract_conv`.
         plain: the operation whose values it has.
 
     Raises:
         ValueError: if λ is not positive, or when called for a transposed convolution.
+        TypeError: if ``relative`` is not a bool.
     """
 
     lam: float = 0.1
+    relative: bool = field(default=False, kw_only=True)
     axis_name: AxisName = None
     plain: Callable[..., Array] = lax.conv_general_dilated
 
     def __post_init__(self) -> None:
-        check_lam(self.lam)
+        check_damping(self.lam, self.relative)
 
     def __call__(
         self,
@@ -89,7 +93,7 @@ class ConvGeneralDilated:
         kernel = mark_conv(
             lhs,
             rhs,
-            self.lam,
+            check_damping(self.lam, self.relative),
             strides=window_strides,
             padding=padding,
             rhs_dilation=1 if rhs_dilation is None else rhs_dilation,
@@ -120,19 +124,23 @@ class DotGeneral:
 
     Attributes:
         lam: :math:`\lambda`, positive.
+        relative: whether ``lam`` is relative to the mean square of the input's entries,
+            tr A / n; see docs/extensions.md.
         axis_name: mapped axes whose rows belong together, as for `tract_dense`.
         plain: the operation whose values it has; None for that of `jax.lax`.
 
     Raises:
         ValueError: if λ is not positive, or when called with batch dimensions.
+        TypeError: if ``relative`` is not a bool.
     """
 
     lam: float = 0.1
+    relative: bool = field(default=False, kw_only=True)
     axis_name: AxisName = None
     plain: Callable[..., Array] | None = None
 
     def __post_init__(self) -> None:
-        check_lam(self.lam)
+        check_damping(self.lam, self.relative)
 
     def __call__(
         self,
@@ -173,7 +181,7 @@ class DotGeneral:
             marked = mark(
                 weight.reshape(entries, -1),
                 rows.reshape(-1, entries),
-                self.lam,
+                check_damping(self.lam, self.relative),
                 (1, 0),
                 None,
                 self.axis_name,

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax import Array, lax
 
+from trainact.jax.damping import Lam, Relative
 from trainact.jax.factor import Factor, apply_factor
 from trainact.jax.geometry import Geometry
 from trainact.jax.precision import float64_allowed
@@ -31,20 +32,20 @@ class Call(NamedTuple):
     Attributes:
         axes: where the kernel has its outputs, its inputs, its spatial dimensions.
         geometry: of the layer; None for a dense one.
-        lam: :math:`\lambda`; None if it is an array.
+        lam: :math:`\lambda`; None if its number is an array.
         axis_name: mapped axes whose rows belong together.
     """
 
     axes: tuple[int, ...]
     geometry: Geometry | None = None
-    lam: float | None = None
+    lam: Lam | None = None
     axis_name: AxisName = None
 
 
 def mark(
     w: Array,
     x: Array,
-    lam: float | Array,
+    lam: Lam,
     axes: tuple[int, ...],
     geometry: Geometry | None,
     axis_name: AxisName,
@@ -54,7 +55,7 @@ def mark(
     Args:
         w: the kernel.
         x: the layer's input, at least one row.
-        lam: :math:`\lambda`.
+        lam: :math:`\lambda`, checked.
         axes: where the kernel has its outputs, its inputs, its spatial dimensions.
         geometry: of the layer; None for a dense one.
         axis_name: mapped axes whose rows belong together.
@@ -62,8 +63,8 @@ def mark(
     Returns:
         The kernel, unchanged.
     """
-    is_array = isinstance(lam, Array)
-    call = Call(axes, geometry, None if is_array else float(lam), axis_name)
+    is_array = isinstance(lam.lam if isinstance(lam, Relative) else lam, Array)
+    call = Call(axes, geometry, None if is_array else lam, axis_name)
     x = lax.stop_gradient(x)
     w = _vary_with(w, x, axis_name)
     return _mark(call, w, x, lax.stop_gradient(lam) if is_array else None)
@@ -122,13 +123,13 @@ def entries_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _mark(call: Call, w: Array, source: Array | Factor, lam: Array | None) -> Array:
+def _mark(call: Call, w: Array, source: Array | Factor, lam: Lam | None) -> Array:
     del call, source, lam
     return w
 
 
 def _mark_forward(
-    call: Call, w: Array, source: Array | Factor, lam: Array | None
+    call: Call, w: Array, source: Array | Factor, lam: Lam | None
 ) -> tuple[Array, Factor]:
     if isinstance(source, Factor):
         return w, source

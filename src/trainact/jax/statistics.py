@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from trainact.jax.damping import Lam
 from trainact.jax.factor import Factor, factorise_gram, factorise_rows
 from trainact.jax.geometry import Geometry
 from trainact.jax.gram import count_entries, count_rows, extract_rows, sum_products
@@ -24,7 +25,7 @@ AxisName = Hashable | tuple[Hashable, ...] | None
 
 
 def input_factor(
-    x: Array, geometry: Geometry | None, lam: float | Array, axis_name: AxisName
+    x: Array, geometry: Geometry | None, lam: Lam, axis_name: AxisName
 ) -> Factor:
     r"""Factor of one call of a layer.
 
@@ -38,9 +39,9 @@ def input_factor(
         The primal form for at least as many rows as entries, otherwise the dual form.
     """
     with float64_allowed(accumulation_dtype(x.dtype)):
-        x, damping = lax.stop_gradient((x, jnp.asarray(lam)))
+        x, damping = lax.stop_gradient((x, jax.tree.map(jnp.asarray, lam)))
 
-        def factor(x: Array, damping: Array) -> Factor:
+        def factor(x: Array, damping: Lam) -> Factor:
             return _input_factor(x, damping, geometry, axis_name)
 
         return split_freely(factor, x, damping)
@@ -50,7 +51,7 @@ def input_factor(
 # argument, so that a schedule compiles nothing again.
 @partial(jax.jit, static_argnums=(2, 3))
 def _input_factor(
-    x: Array, lam: Array, geometry: Geometry | None, axis_name: AxisName
+    x: Array, lam: Lam, geometry: Geometry | None, axis_name: AxisName
 ) -> Factor:
     num_rows = count_rows(x, geometry) * axis_size(axis_name)
     if num_rows >= count_entries(x, geometry):
