@@ -1,46 +1,149 @@
-"""The tables of `docs/first-layer-benchmark.md`, from the records of the studies."""
+"""The tables of the first-layer benchmark and of the extensions, from their records."""
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from trainact.lab.bench.tables import markdown
+from trainact.lab.config import arm_name
 from trainact.lab.methods import METHODS
+from trainact.lab.recipes.first_layer_study import PIXELS
+from trainact.lab.recipes.optimizer_study import APART_ARMS, LAM, PAIRED_ARMS
 from trainact.lab.records import Record
+from trainact.lab.report import BASELINE, summarise_arms
 from trainact.lab.reporting.scores import paired_test
+from trainact.lab.tuning import TUNING_SEED, final_accuracy
 
-BASELINE = "vanilla"
+_PAIRED = tuple(arm.method for arm in (*PAIRED_ARMS, *APART_ARMS))
+_DAMPED = (BASELINE, "tract", "tract-relative")
+# Learning rate -> seed -> run, of one arm.
+Tuning = dict[float, dict[int, Record]]
+Scores = dict[int, float]
+# (network, optimizer, method) -> time of a step over vanilla's.
+Costs = Mapping[tuple[str, str, str], float]
 
-# Learning rate -> seed -> final accuracy, of one arm.
-Tuning = dict[float, dict[int, float]]
 
-
-def optimizer_section(records: Sequence[Record]) -> list[str]:
-    """Compare, for each optimizer and length, the arms at their own best rates.
+def optimizer_section(records: Iterable[Record]) -> list[str]:
+    """Compare, for each optimizer and length, the arms at every learning rate.
 
     Args:
-        records: of the study ``optimizers``.
+        records: of the studies.
 
     Returns:
         Lines of Markdown.
     """
-    groups: dict[tuple[str, int, str], list[Record]] = defaultdict(list)
+    lines: list[str] = []
+    for members in _groups(records):
+        tunings = {
+            arm: tuning
+            for arm, tuning in _tunings(members).items()
+            if arm in (BASELINE, arm_name("tract", LAM))
+            or "sgd" in arm
+            or "adam" in arm
+        }
+        if BASELINE in tunings and len(tunings) > 1:
+            lines += [_heading(members), "", *_rates_table(tunings), ""]
+    return lines
+
+
+def treatment_section(records: Iterable[Record], costs: Costs) -> list[str]:
+    """Compare all treatments of a first layer at their own best rates with vanilla.
+
+    Args:
+        records: of the studies.
+        costs: time of a step over vanilla's, by network, optimizer and method.
+
+    Returns:
+        Lines of Markdown.
+    """
+    lines: list[str] = []
+    for members in _groups(records):
+        tunings = _tunings(members)
+        if members[0].config.data != "digits" and BASELINE in tunings:
+            lines += [_heading(members), "", *_best_table(tunings, BASELINE, costs), ""]
+    return lines
+
+
+def extension_section(records: Iterable[Record], costs: Costs) -> list[str]:
+    """Compare TrAct's extensions at their own best rates with TrAct.
+
+    Args:
+        records: of the studies.
+        costs: as for `treatment_section`.
+
+    Returns:
+        Lines of Markdown.
+    """
+    lines: list[str] = []
+    for members in _groups(records):
+        tunings = {
+            arm: tuning
+            for arm, tuning in _tunings(members).items()
+            if arm == BASELINE or _method(tuning).startswith("tract")
+            if "+" not in arm
+        }
+        baseline = arm_name("tract", LAM)
+        if baseline in tunings and len(tunings) > 2:
+            lines += [_heading(members), "", *_best_table(tunings, baseline, costs), ""]
+    return lines
+
+
+def damping_section(records: Sequence[Record]) -> list[str]:
+    """Compare λ as it is with a relative one on inputs of several scales.
+
+    Args:
+        records: of the studies.
+
+    Returns:
+        Lines of Markdown.
+    """
+    scaled = [r for r in records if r.config.normalise in PIXELS[:-1]]
+    if not scaled:
+        return []
+    like = _conditions(scaled[0])
+    found: dict[tuple[int, float], dict[str, Scores]] = {}
+    names: dict[tuple[int, float], str] = {}
     for record in records:
         config = record.config
-        groups[config.data, config.epochs, config.optimizer].append(record)
-    lines: list[str] = []
-    for (data, epochs, optimizer), members in groups.items():
-        config = members[0].config
-        images = f"{members[0].data['train']:,} images"
-        lines += [
-            f"**{config.model} on {data}, {images}: {optimizer}, {epochs} epochs**",
-            "",
-            *_table(_tunings(members)),
-            "",
-        ]
-    return lines
+        if config.method in _DAMPED and _conditions(record) == like:
+            place = _DAMPED.index(config.method), config.lam or 0.0
+            names[place] = config.arm
+            scores = found.setdefault(place, {}).setdefault(config.normalise, {})
+            scores[config.seed] = record.accuracy[-1]
+    rows = [
+        (names[place], *(_accuracy(found[place].get(pixels, {})) for pixels in PIXELS))
+        for place in sorted(found)
+    ]
+    headings = ["method", "inputs in [0, 1]", "inputs in [0, 255]", "standardised"]
+    return [_heading(scaled), "", *markdown(headings, rows, left=1), ""]
+
+
+def _conditions(record: Record) -> tuple[object, ...]:
+    config = record.config
+    return config.model, config.data, config.epochs, config.optimizer, config.lr
+
+
+def _groups(records: Iterable[Record]) -> list[list[Record]]:
+    """Runs that are compared with each other, on standardised inputs with λ = 0.1."""
+    groups: dict[object, list[Record]] = defaultdict(list)
+    for record in records:
+        config = record.config
+        if config.lam not in (None, LAM) or config.normalise in PIXELS[:-1]:
+            continue
+        begun = config.initial is not None
+        how = config.epochs, config.optimizer, config.normalise, begun
+        groups[config.data, config.model, *how].append(record)
+    return list(groups.values())
+
+
+def _heading(members: Sequence[Record]) -> str:
+    config = members[0].config
+    images = f"{members[0].data['train']:,} images"
+    how = f"{config.optimizer}, {config.epochs} epochs"
+    how += "" if config.initial is None else ", from pretrained weights"
+    return f"**{config.model} on {config.data}, {images}: {how}**"
 
 
 def _tunings(records: Iterable[Record]) -> dict[str, Tuning]:
@@ -49,30 +152,78 @@ def _tunings(records: Iterable[Record]) -> dict[str, Tuning]:
     found: dict[str, Tuning] = {}
     for record in sorted(records, key=lambda r: places[r.config.method]):
         rates = found.setdefault(record.config.arm, {})
-        of_seed = rates.setdefault(record.config.lr, {})
-        of_seed[record.config.seed] = record.accuracy[-1]
+        rates.setdefault(record.config.lr, {})[record.config.seed] = record
     return found
 
 
-def _table(tunings: dict[str, Tuning]) -> list[str]:
+def _method(tuning: Tuning) -> str:
+    return next(iter(_best_runs(tuning).values())).config.method
+
+
+def _rates_table(tunings: dict[str, Tuning]) -> list[str]:
     rates = sorted({lr for tuning in tunings.values() for lr in tuning})
     headings = ["method", *(f"lr {lr:g}" for lr in rates), "gain", "p", "seeds"]
     rows: list[tuple[str, ...]] = []
-    baseline = _best(tunings[BASELINE])
+    others = _scores(_best_runs(tunings[BASELINE]))
     for arm, tuning in tunings.items():
         best = _best(tuning)
-        cells = [_accuracy(tuning.get(lr, {}), is_best=lr == best) for lr in rates]
-        own, others = tuning[best], tunings[BASELINE][baseline]
-        rows.append((arm, *cells, *_gain(own, others), str(len(own))))
+        cells = [
+            _accuracy(_scores(tuning.get(lr, {})), is_best=lr == best) for lr in rates
+        ]
+        own = _scores(tuning[best])
+        gain = _gain(own, others) if arm != BASELINE else ("", "")
+        rows.append((arm, *cells, *gain, str(len(own))))
     return markdown(headings, rows, left=1)
 
 
+def _best_table(tunings: dict[str, Tuning], baseline: str, costs: Costs) -> list[str]:
+    """Arms that have been tuned, at their rates."""
+    rates = {lr for tuning in tunings.values() for lr in tuning}
+    tuned = {arm: t for arm, t in tunings.items() if _tried(t) == rates}
+    if baseline not in tuned:
+        return ["Not tuned yet."]
+    runs = [run for tuning in tuned.values() for run in _best_runs(tuning).values()]
+    arms = {arm.label: arm for arm in summarise_arms(runs)}
+    others = _scores(_best_runs(tuned[baseline]))
+    rows: list[tuple[str, ...]] = []
+    for label, tuning in tuned.items():
+        arm, own = arms[label], _scores(_best_runs(tuning))
+        gain = _gain(own, others) if label != baseline else ("", "")
+        config = next(iter(_best_runs(tuning).values())).config
+        cost = costs.get((config.model, config.optimizer, config.method))
+        step = "" if cost is None else f"{cost:.2f}"
+        speed_up = arm.speed_up if arm.epochs_to_baseline else None
+        time = "" if cost is None or speed_up is None else f"{cost / speed_up:.2f}"
+        epochs = str(arm.epochs_to_baseline or "never") if BASELINE in arms else ""
+        cells = (f"{arm.lr:g}", _accuracy(own), *gain, epochs, step, time)
+        rows.append((label, *cells, str(len(own))))
+    last = ["accuracy", "gain", "p", "epochs", "step", "time", "seeds"]
+    return markdown(["method", "lr", *last], rows, left=1)
+
+
+def _tried(tuning: Tuning) -> set[float]:
+    return {lr for lr, of_seed in tuning.items() if TUNING_SEED in of_seed}
+
+
 def _best(tuning: Tuning) -> float:
-    """The learning rate with the highest mean."""
-    return max(tuning, key=lambda lr: statistics.fmean(tuning[lr].values()))
+    """The learning rate with the highest accuracy of the first seed that there is."""
+    first = min(seed for of_seed in tuning.values() for seed in of_seed)
+    if first != TUNING_SEED:
+        msg = f"an arm has no run with seed {TUNING_SEED}, which tunes it"
+        raise ValueError(msg)
+    tried = [lr for lr in sorted(tuning) if first in tuning[lr]]
+    return max(tried, key=lambda lr: final_accuracy(tuning[lr][first]))
 
 
-def _accuracy(of_seed: dict[int, float], *, is_best: bool) -> str:
+def _best_runs(tuning: Tuning) -> dict[int, Record]:
+    return tuning[_best(tuning)]
+
+
+def _scores(runs: dict[int, Record]) -> Scores:
+    return {seed: record.accuracy[-1] for seed, record in runs.items()}
+
+
+def _accuracy(of_seed: Scores, *, is_best: bool = False) -> str:
     if not of_seed:
         return ""
     percent = [100 * accuracy for accuracy in of_seed.values()]
@@ -82,10 +233,10 @@ def _accuracy(of_seed: dict[int, float], *, is_best: bool) -> str:
     return f"**{text}**" if is_best else text
 
 
-def _gain(own: dict[int, float], others: dict[int, float]) -> tuple[str, str]:
+def _gain(own: Scores, others: Scores) -> tuple[str, str]:
     """Mean difference in points over the seeds of both, and the paired t-test's p."""
     seeds = sorted(own.keys() & others.keys())
-    if own is others or not seeds:
+    if not seeds:
         return "", ""
     pairs = [(own[seed], others[seed]) for seed in seeds]
     mean = 100 * statistics.fmean(a - b for a, b in pairs)

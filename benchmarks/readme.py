@@ -11,7 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.first_layer import optimizer_section
+from benchmarks.first_layer import (
+    damping_section,
+    extension_section,
+    optimizer_section,
+    treatment_section,
+)
 from benchmarks.scaling_sections import scaling_cells, scaling_sections
 from benchmarks.sections import (
     errors,
@@ -64,7 +69,9 @@ RECIPES = ROOT / "docs" / "recipes.md"
 RECIPE_CURVES = ROOT / "docs" / "recipes.png"
 WHY = ROOT / "docs" / "why-it-works.md"
 FIRST_LAYER = ROOT / "docs" / "first-layer-benchmark.md"
-STUDIES = sorted((ROOT / "records" / "studies").glob("optimizers-*.jsonl"))
+EXTENSIONS = ROOT / "docs" / "extensions.md"
+TREATMENTS = ROOT / "records" / "benchmarks" / "treatments-cpu.jsonl"
+STUDIES = sorted((ROOT / "records" / "studies").glob("*.jsonl"))
 RECIPE_RUNS = sorted((ROOT / "records" / "recipes").glob("*.jsonl"))
 
 
@@ -94,14 +101,15 @@ def results(path: Path) -> list[str]:
     return [*lines, f"{source(vars(records[-1]), path)}.", ""]
 
 
-def first_layer_page() -> str:
-    """Which treatment of a first layer gave what."""
-    lines: list[str] = []
+def studies() -> tuple[list[Record], list[str]]:
+    """Runs of all studies, and by which commands on what they were made."""
+    runs: list[Record] = []
+    origins: dict[str, None] = {}
     for path in STUDIES:
         records = load_runs(path)
-        origin = f"{source(vars(records[-1]), path)}."
-        lines += [*optimizer_section(records), origin, ""]
-    return fill(FIRST_LAYER.read_text(), "optimizers", "\n".join(lines[:-1]))
+        runs += records
+        origins |= dict.fromkeys(f"- {source(vars(r), path)}." for r in records)
+    return runs, list(origins)
 
 
 def why_page() -> str:
@@ -111,6 +119,30 @@ def why_page() -> str:
         some = [record for record in records if record["measure"] == measure]
         page = fill(page, f"why-{measure}", "\n".join(why_section(some)))
     return page
+
+
+def step_costs() -> tuple[dict[tuple[str, str, str], float], str]:
+    """What a step takes with each treatment, and where that was measured."""
+    records = load(TREATMENTS)
+    costs = {(r["model"], r["optimizer"], r["method"]): r["ratio"] for r in records}
+    return costs, f"- {source(records[-1], TREATMENTS)}."
+
+
+def first_layer_page() -> str:
+    """Which treatment of a first layer gave what."""
+    (runs, origins), (costs, origin) = studies(), step_costs()
+    treatments, rates = treatment_section(runs, costs), optimizer_section(runs)
+    page = fill(FIRST_LAYER.read_text(), "treatments", "\n".join(treatments).strip())
+    page = fill(page, "optimizers", "\n".join(rates).strip())
+    return fill(page, "origins", "\n".join([*origins, origin]))
+
+
+def extensions_page() -> str:
+    """What TrAct's extensions gave."""
+    (runs, _), (costs, _) = studies(), step_costs()
+    damping, others = damping_section(runs), extension_section(runs, costs)
+    page = fill(EXTENSIONS.read_text(), "damping", "\n".join(damping).strip())
+    return fill(page, "extensions", "\n".join(others).strip())
 
 
 def recipes_page() -> str:
@@ -242,6 +274,7 @@ def generate() -> dict[Path, str]:
         SCALING: scaling_page(),
         JAX: jax_page(),
         FIRST_LAYER: first_layer_page(),
+        EXTENSIONS: extensions_page(),
         WHY: why_page(),
         CHEAPER: fill(CHEAPER.read_text(), "estimates", estimates_section()),
         STATISTICS: fill(STATISTICS.read_text(), "gram", gram_section()),

@@ -1,4 +1,4 @@
-"""The tables of the first-layer benchmark say what the records say."""
+"""The tables of the first-layer benchmark and of the extensions: as the records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import replace
 import pytest
 from scipy.stats import ttest_rel
 
-from benchmarks.first_layer import optimizer_section
+from benchmarks.first_layer import (
+    damping_section,
+    extension_section,
+    optimizer_section,
+    treatment_section,
+)
 from tests.lab.conftest import CONFIG, make_record
 from trainact.lab.records import Record
 
@@ -17,15 +22,24 @@ RUNS = {
     ("vanilla", 0.2): (0.40, 0.40, 0.40),
     ("tract", 0.1): (0.50, 0.50, 0.53),
     ("tract", 0.2): (0.60, 0.64, 0.65),
+    ("tract+sgd", 0.1): (0.55, 0.53, 0.54),
 }
+EXTENSIONS = {
+    ("tract-relative", 0.1): (0.70, 0.70, 0.71),
+    ("tract-relative", 0.2): (0.60, 0.60, 0.61),
+    ("tract-joint", 0.1): (0.99, 0.99, 0.99),  # not tuned yet
+}
+COSTS = {("mlp", "sgd", "vanilla"): 1.0, ("mlp", "sgd", "tract"): 1.5}
 
 
-def records() -> list[Record]:
+def records(runs: dict[tuple[str, float], tuple[float, ...]] = RUNS) -> list[Record]:
     found: list[Record] = []
-    for (method, lr), accuracies in RUNS.items():
+    for (method, lr), accuracies in runs.items():
         for seed, accuracy in enumerate(accuracies):
-            lam = 0.1 if method == "tract" else None
-            config = replace(CONFIG, method=method, lam=lam, lr=lr, seed=seed)
+            lam = 0.1 if "tract" in method else None
+            config = replace(
+                CONFIG, method=method, lam=lam, lr=lr, seed=seed, data="cifar10"
+            )
             found.append(make_record(config, accuracy=(0.1, accuracy)))
     return found
 
@@ -36,7 +50,7 @@ def cells(line: str) -> list[str]:
 
 def test_every_arm_at_its_own_best_rate() -> None:
     in_any_order = records()[::-1]
-    heading, _, titles, _, vanilla, tract, _ = optimizer_section(in_any_order)
+    heading, _, titles, _, vanilla, tract, apart, _ = optimizer_section(in_any_order)
     assert f"{CONFIG.optimizer}, {CONFIG.epochs} epochs" in heading
     assert cells(titles) == ["method", "lr 0.1", "lr 0.2", "gain", "p", "seeds"]
     rates = ["**52.00 ± 2.00**", "40.00 ± 0.00"]
@@ -44,6 +58,13 @@ def test_every_arm_at_its_own_best_rate() -> None:
     p = ttest_rel(RUNS["tract", 0.2], RUNS["vanilla", 0.1]).pvalue
     rates = ["51.00 ± 1.73", "**63.00 ± 2.65**"]
     assert cells(tract) == ["tract λ=0.1", *rates, "+11.00", f"{p:.2g}", "3"]
+    assert cells(apart)[1:3] == ["**54.00 ± 1.00**", ""]
+
+
+def test_the_first_seed_tunes() -> None:
+    runs = RUNS | {("tract", 0.2): (0.49, 0.99, 0.99)}
+    *_, tract, _, _ = optimizer_section(records(runs))
+    assert cells(tract)[1:3] == ["**51.00 ± 1.73**", "82.33 ± 28.87"]
 
 
 def test_missing_runs_and_seeds() -> None:
@@ -53,16 +74,67 @@ def test_missing_runs_and_seeds() -> None:
         if record.config.seed != 1 or record.config.method == "vanilla"
         if record.config.lr == 0.1 or record.config.method == "vanilla"
     ]
-    *_, vanilla, tract, _ = optimizer_section(some)
+    *_, vanilla, tract, _, _ = optimizer_section(some)
     assert cells(vanilla)[-1] == "3"
     assert cells(tract) == ["tract λ=0.1", "**51.50 ± 2.12**", "", "-0.50", "0.5", "2"]
 
 
+def test_treatments_against_vanilla() -> None:
+    lines = treatment_section(records(RUNS | EXTENSIONS), COSTS)
+    titles, _, vanilla, tract, relative, _ = lines[2:]
+    last = ["epochs", "step", "time", "seeds"]
+    assert cells(titles) == ["method", "lr", "accuracy", "gain", "p", *last]
+    # A record's curve is its first and its last epoch here.
+    plain = ["0.1", "52.00 ± 2.00", "", "", "2", "1.00", "1.00", "3"]
+    assert cells(vanilla)[1:] == plain
+    p = ttest_rel(RUNS["tract", 0.2], RUNS["vanilla", 0.1]).pvalue
+    found = ["0.2", "63.00 ± 2.65", "+11.00", f"{p:.2g}", "2", "1.50", "1.50", "3"]
+    assert cells(tract)[1:] == found
+    assert cells(relative)[0] == "tract-relative λ=0.1"
+    assert cells(relative)[5:] == ["2", "", "", "3"]
+
+
+def test_a_treatment_that_never_gets_there_says_so() -> None:
+    runs = RUNS | {("patchnorm", lr): (0.3, 0.3, 0.3) for lr in (0.1, 0.2)}
+    lines = treatment_section(records(runs), {})[4:-1]
+    rows = {cells(line)[0]: cells(line) for line in lines}
+    assert rows["patchnorm"][5:] == ["never", "", "", "3"]
+
+
+def test_extensions_against_tract() -> None:
+    lines = extension_section(records(RUNS | EXTENSIONS), {})
+    _, _, _, tract, relative, _ = lines[2:]
+    assert cells(tract)[:5] == ["tract λ=0.1", "0.2", "63.00 ± 2.65", "", ""]
+    assert cells(relative)[3] == "+7.33"
+    assert len(extension_section(records(), {})) == 0
+
+
+def test_damping() -> None:
+    found = []
+    for pixels, accuracy in (("0-1", 0.2), ("0-255", 0.3), ("cifar10", 0.4)):
+        for method, lam in (("tract-relative", 0.1), ("tract", 1.0), ("tract", 0.1)):
+            given = {"method": method, "lam": lam, "normalise": pixels}
+            config = replace(CONFIG, **given)
+            found.append(make_record(config, accuracy=(accuracy + lam / 10,)))
+    other = replace(CONFIG, method="tract", lam=0.1, lr=7.0, normalise="cifar10")
+    found.append(make_record(other, accuracy=(0.99,)))
+    rows = [cells(line) for line in damping_section(found)[4:-1]]
+    assert rows == [
+        ["tract λ=0.1", "21.00", "31.00", "41.00"],
+        ["tract λ=1", "30.00", "40.00", "50.00"],
+        ["tract-relative λ=0.1", "21.00", "31.00", "41.00"],
+    ]
+    # λ = 1 and other inputs have no place among the treatments.
+    one = treatment_section((r for r in found if r.config.lr != 7.0), {})
+    assert [cells(line)[0] for line in one[4:-1]] == []
+
+
 @pytest.mark.parametrize("change", ["optimizer", "epochs", "data"])
 def test_what_differs_has_a_table_of_its_own(change: str) -> None:
-    other = {"optimizer": "adam", "epochs": 99, "data": "cifar10"}[change]
-    first = make_record(replace(CONFIG, method="vanilla"))
-    second = make_record(replace(CONFIG, method="vanilla", **{change: other}))
-    lines = optimizer_section([first, second])
+    other = {"optimizer": "adam", "epochs": 99, "data": "digits"}[change]
+    second = [
+        replace(r, config=replace(r.config, **{change: other})) for r in records()
+    ]
+    lines = optimizer_section([*records(), *second])
     assert sum(line.startswith("**") for line in lines) == 2
     assert str(other) in [line for line in lines if line.startswith("**")][1]

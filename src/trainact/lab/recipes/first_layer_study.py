@@ -13,6 +13,8 @@ _EPOCHS = 8
 _TRAINED = (
     ("small-cnn", "sgd"),
     ("small-cnn", "adam"),
+    ("small-cnn", "lamb"),
+    ("small-cnn", "muon"),
     ("small-vit", "adamw"),
     ("small-mixer", "adamw"),
     ("torchvision:resnet18", "sgd"),
@@ -55,7 +57,7 @@ def first_layer(studied: tuple[str, str, float]) -> Recipe:
         Adam's size.
     """
     model, optimizer, lr = studied
-    own = () if optimizer == "sgd" else _OWN_OPTIMIZERS
+    own = _OWN_OPTIMIZERS if optimizer in ("adam", "adamw") else ()
     return Recipe(
         name=f"first-layer-{model.rpartition(':')[2]}-{optimizer}-{lr:g}",
         artefact="First layers",

@@ -13,8 +13,10 @@ RATES = {
     "sgd": (0.05, 0.1, 0.2),
     "adam": (0.001, 0.003, 0.01),
     "adamw": (0.001, 0.003, 0.01),
+    "lamb": (0.003, 0.01, 0.03),
+    "muon": (0.003, 0.01, 0.03),
 }
-TUNED = tuple((name, lr) for name, rates in RATES.items() for lr in rates)
+TUNED = tuple((name, lr) for name in ("sgd", "adam", "adamw") for lr in RATES[name])
 _DATA: dict[str, dict[str, Any]] = {
     "digits": {"data": "digits", "batch_size": 64},
     "cifar10": {
@@ -32,6 +34,15 @@ PROBLEMS = (("digits", 4), ("cifar10", 8), ("cifar10", 30))
 LAM = 0.1
 # Of the first layer's own SGD: the middle one of SGD's.
 _FIRST_LAYER_LR = 0.1
+
+PAIRED_ARMS = (Arm("vanilla"), Arm("tract", LAM))
+# With an optimizer of the first layer's own.
+APART_ARMS = (
+    Arm("tract+sgd", LAM),
+    Arm("tract+row-adam", LAM),
+    Arm("vanilla+sgd"),
+    Arm("vanilla+row-adam"),
+)
 
 
 def optimizers(problem: tuple[str, int], tuned: tuple[str, float]) -> Recipe:
@@ -51,19 +62,12 @@ def optimizers(problem: tuple[str, int], tuned: tuple[str, float]) -> Recipe:
     """
     data, epochs = problem
     optimizer, lr = tuned
-    paired = (Arm("vanilla"), Arm("tract", LAM))
-    apart = (
-        Arm("tract+sgd", LAM),
-        Arm("tract+row-adam", LAM),
-        Arm("vanilla+sgd"),
-        Arm("vanilla+row-adam"),
-    )
     return Recipe(
         name=f"optimizers-{data}-{epochs}-{optimizer}-{lr:g}",
         artefact="Optimizers",
         setting=study_setting("small-cnn", problem, tuned),
         seeds=tuple(range(10 if data == "digits" else 5)),
-        arms=paired if optimizer == "sgd" else (*paired, *apart),
+        arms=PAIRED_ARMS if optimizer == "sgd" else (*PAIRED_ARMS, *APART_ARMS),
         claim="With Adam at 100 epochs and more TrAct gains (Figure 3), and a little "
         "more if SGD trains the first layer (Figure 9).",
         deviations=(PAIRED,),
