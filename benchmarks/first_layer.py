@@ -21,6 +21,7 @@ _DAMPED = (BASELINE, "tract", "tract-relative")
 # Learning rate -> seed -> run, of one arm.
 Tuning = dict[float, dict[int, Record]]
 Scores = dict[int, float]
+_CONDITIONS = ("model", "data", "epochs", "optimizer", "lr", "initial")
 # (network, optimizer, method) -> time of a step over vanilla's.
 Costs = Mapping[tuple[str, str, str], float]
 
@@ -121,8 +122,7 @@ def damping_section(records: Sequence[Record]) -> list[str]:
 
 
 def _conditions(record: Record) -> tuple[object, ...]:
-    config = record.config
-    return config.model, config.data, config.epochs, config.optimizer, config.lr
+    return tuple(getattr(record.config, name) for name in _CONDITIONS)
 
 
 def _groups(records: Iterable[Record]) -> list[list[Record]]:

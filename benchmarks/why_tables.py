@@ -225,7 +225,7 @@ def filters_table(records: Records) -> Table:
     note = (
         f"{count_seeds(records)} seeds, mean ± std; learning rate "
         f"{records[0]['first_layer_lr']:g} unless said. Change / initial weights: "
-        f"ratio of norms. Directions: of {len(records[0]['energy'])}, by their eigenvalue"
+        f"ratio of norms. Directions: of {len(records[0]['energy'])}, by eigenvalue"
     )
     return columns, rows, 1, note
 

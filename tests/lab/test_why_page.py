@@ -44,6 +44,8 @@ def test_claims_on_proposals() -> None:
     for layer in IMAGES_TO_PATCHES:
         for record in of("proposal", layer=layer):
             assert record["error"]["best"] > 0.9
+            chance = (record["entries"] / record["rows"]) ** 0.5
+            assert chance < record["cosine"]["best"] < 10 * chance
             to_best = record["cosine_to_best"]
             assert to_best["tract"] > 0.6 > 0.5 > to_best["plain"]
             assert record["own_variation"]["tract"] > record["own_variation"]["plain"]
@@ -78,6 +80,8 @@ def test_claims_on_shares() -> None:
         asked = triple(layer, "data", "brightness", "gradient")
         left = triple(layer, "data", "brightness", "tract")
         assert left == pytest.approx(asked, abs=0.1)
+    low, middle, high = triple("small-vit", "data", "brightness", "gradient")
+    assert max(low, high) < 0.8 * middle
     low, _, high = triple("small-cnn", "data", "contrast", "plain")
     assert low < high
     assert triple("small-cnn", "data", "contrast", "tract")[0] < low

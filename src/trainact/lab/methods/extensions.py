@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,11 +40,7 @@ def _convert_all(model: nn.Module, settings: MethodSettings) -> nn.Module:
     return trainact.apply(model, lam=lam, layer=names, sync=settings.sync)
 
 
-def _scheduled(power: float) -> Callable[..., torch.optim.Optimizer]:
-    return partial(_optimizer_with_schedule, power=power)
-
-
-def _optimizer_with_schedule(
+def _with_schedule(
     model: nn.Module, setting: Setting, *, power: float
 ) -> torch.optim.Optimizer:
     # λ s^(p (1/2 - r)), with s the span, p the power, and r the learning rate over its
@@ -86,13 +81,13 @@ TRACT_SAMPLED = replace(
 TRACT_RISING = replace(
     TRACT,
     name="tract-rising",
-    optimizer=_scheduled(1.0),
+    optimizer=partial(_with_schedule, power=1.0),
     summary="TrAct with λ that rises from a quarter to four times the given one",
 )
 TRACT_FALLING = replace(
     TRACT,
     name="tract-falling",
-    optimizer=_scheduled(-1.0),
+    optimizer=partial(_with_schedule, power=-1.0),
     summary="TrAct with λ that falls from four times to a quarter of the given one",
 )
 TRACT_ALL = replace(
