@@ -56,7 +56,7 @@ gpu: ## run the GPU tests and the GPU benchmarks with this machine's own torch
 	timeout 240 $(PYTHON) -m trainact.lab.bench gpu $(RUNS)/steps-gpu.jsonl 3 || status=$$?; \
 	exit $$status
 
-# RUN: fig3, resnet18, resnet50 or deit; DATA: cifar10, or imagefolder:PATH. Ends within
+# RUN: fig3, resnet18, resnet50, deit or studies; DATA: cifar10, or imagefolder:PATH. Ends within
 # ten minutes; the same command goes on where it stopped.
 gpu-lab: ## train one of the paper's experiments on this machine's GPU
 	export PYTHONPATH=src; run=$(or $(RUN),fig3); \

@@ -328,5 +328,6 @@ def test_the_runs_of_make_gpu_lab_need_nothing_that_may_be_missing() -> None:
     assert done.returncode == 2, done.stderr
     assert done.stderr == f"{gpu.USAGE}\n"
     assert {run.recipe for run in gpu.RUNS.values()} <= set(RECIPES)
+    assert find_recipes(gpu.STUDIED)
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
     assert "-m trainact.lab.gpu $$run $(or $(DATA),cifar10)" in makefile

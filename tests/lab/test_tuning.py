@@ -9,8 +9,9 @@ import pytest
 
 from tests.lab.conftest import make_record
 from trainact import cli
+from trainact.lab import gpu
 from trainact.lab.experiment import plan
-from trainact.lab.jobs import Job
+from trainact.lab.jobs import Job, key_of
 from trainact.lab.methods import METHODS
 from trainact.lab.recipes import STUDIES, find_recipes
 from trainact.lab.records import Record
@@ -95,6 +96,26 @@ def test_a_tuned_sweep_and_again(tmp_path: Path, capsys) -> None:
     assert cli.main(command) == 0
     assert "4 runs on cpu, 4 of them recorded" in capsys.readouterr().out
     assert len(Workspace(tmp_path).records.read()[0]) == 4
+
+
+def test_the_studies_of_make_gpu_lab(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(gpu, "STUDIED", ("optimizers-digits-4-sgd",))
+    monkeypatch.setattr(gpu, "STUDY_SEEDS", (0, 1))
+    asked: list[set[tuple[float, int]]] = []
+
+    def record(missing: list[Job], size: int, console: object) -> tuple[int, bool]:
+        del size, console
+        asked.append({(job.config.lr, job.config.seed) for job in missing})
+        for job in missing:
+            made = make_record(job.config, accuracy=(job.config.lr,))
+            Workspace(tmp_path).records.append(replace(made, key=key_of(job)))
+        return 0, False
+
+    monkeypatch.setattr(gpu, "run_side_by_side", record)
+    assert gpu.run(["studies", "digits", str(tmp_path)]) == 0
+    assert asked == [FIRST, {(0.2, 1)}]
+    assert gpu.run(["studies", "digits", str(tmp_path)]) == 0
+    assert asked[2:] == [set(), set()]
 
 
 @pytest.mark.parametrize("model", ["small-cnn-adam", "small-mixer-adamw"])

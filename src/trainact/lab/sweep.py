@@ -25,7 +25,7 @@ from trainact.lab.ranks import joined
 from trainact.lab.recipe import Recipe
 from trainact.lab.recipes import find_recipes
 from trainact.lab.run_options import SweepOptions
-from trainact.lab.tuning import tuned_jobs, tuning_jobs
+from trainact.lab.tuning import tuned_jobs, tuning_rounds
 from trainact.lab.workspace import Workspace
 
 EXIT_FAILED = 1
@@ -96,14 +96,14 @@ def _train_stage(
     jobs = plan(recipes, options, seeds, elsewhere=options.slurm)
     workspace = Workspace(options.out)
     workspace.prepare()
-    if not options.tuned:
-        return _train_jobs(jobs, len(recipes), options, workspace, console)
-    if not (options.slurm or options.dry_run):
-        first = tuning_jobs(jobs)
-        code = _train_jobs(first, len(recipes), options, workspace, console)
-        if code != EXIT_OK:
-            return code
-    jobs = tuned_jobs(jobs, workspace.records.read()[0])
+    if options.tuned and not (options.slurm or options.dry_run):
+        for chosen in tuning_rounds(jobs, workspace):
+            code = _train_jobs(chosen, len(recipes), options, workspace, console)
+            if code != EXIT_OK:
+                return code
+        return EXIT_OK
+    if options.tuned:
+        jobs = tuned_jobs(jobs, workspace.records.read()[0])
     return _train_jobs(jobs, len(recipes), options, workspace, console)
 
 

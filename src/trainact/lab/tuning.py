@@ -8,12 +8,13 @@ one run for each rate that its recipes have; other seeds are trained at that rat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from trainact.lab.config import RunConfig
 from trainact.lab.jobs import Job
 from trainact.lab.records import Record
+from trainact.lab.workspace import Workspace
 
 TUNING_SEED = 0
 
@@ -50,6 +51,20 @@ def tuned_jobs(jobs: Sequence[Job], records: Iterable[Record]) -> list[Job]:
         for job in jobs
         if job.config.seed == TUNING_SEED or best.get(_arm(job.config)) == job.config.lr
     ]
+
+
+def tuning_rounds(jobs: Sequence[Job], workspace: Workspace) -> Iterator[list[Job]]:
+    """Give what is to be trained first and, once that is recorded, what then.
+
+    Args:
+        jobs: of recipes that differ in the learning rate.
+        workspace: of the runs, read when the second round is asked for.
+
+    Yields:
+        The runs of the first seed, then all that are known.
+    """
+    yield tuning_jobs(jobs)
+    yield tuned_jobs(jobs, workspace.records.read()[0])
 
 
 def best_rates(
