@@ -204,7 +204,7 @@ def test_studies(recipe: Recipe) -> None:
             assert ["first", "layer", *model.split("-")] == [family, *problem]
         # Every arm has the same learning rates, and one λ.
         rates = find_recipes([recipe.name.removesuffix(f"-{lr}")])
-        assert len(rates) == 3
+        assert len(rates) == 4
         assert {r.arms for r in rates} == {recipe.arms}
         assert {arm.lam for arm in recipe.arms} == {None, 0.1}
     for part in ("Source: ", "Hardware: ", "Numbers: "):

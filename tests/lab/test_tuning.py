@@ -20,7 +20,7 @@ from trainact.lab.tuning import tuned_jobs, tuning_jobs
 from trainact.lab.workspace import Workspace
 
 NAME = "first-layer-small-cnn-sgd"
-RATES = (0.05, 0.1, 0.2)
+RATES = (0.05, 0.1, 0.2, 0.4)
 
 
 def jobs(*methods: str) -> list[Job]:
@@ -64,7 +64,7 @@ def test_then_more_seeds_at_the_best_rate_of_each_arm() -> None:
         }
     )
     found = tuned_jobs(jobs("vanilla", "tract"), records)
-    assert chosen(found, "vanilla") == FIRST | {(0.2, 1), (0.2, 2)}
+    assert chosen(found, "vanilla") == FIRST | {(0.4, 1), (0.4, 2)}
     # The first of equals; a lost run is the worst, whatever it reached before.
     assert chosen(found, "tract") == FIRST | {(0.05, 1), (0.05, 2)}
 
@@ -94,8 +94,8 @@ def test_a_tuned_sweep_and_again(tmp_path: Path, capsys) -> None:
     assert set(runs) == FIRST | {(best, 1)}
     capsys.readouterr()
     assert cli.main(command) == 0
-    assert "4 runs on cpu, 4 of them recorded" in capsys.readouterr().out
-    assert len(Workspace(tmp_path).records.read()[0]) == 4
+    assert "5 runs on cpu, 5 of them recorded" in capsys.readouterr().out
+    assert len(Workspace(tmp_path).records.read()[0]) == 5
 
 
 def test_the_studies_of_make_gpu_lab(tmp_path: Path, monkeypatch) -> None:
@@ -113,7 +113,7 @@ def test_the_studies_of_make_gpu_lab(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(gpu, "run_side_by_side", record)
     assert gpu.run(["studies", "digits", str(tmp_path)]) == 0
-    assert asked == [FIRST, {(0.2, 1)}]
+    assert asked == [FIRST, {(0.4, 1)}]
     assert gpu.run(["studies", "digits", str(tmp_path)]) == 0
     assert asked[2:] == [set(), set()]
 

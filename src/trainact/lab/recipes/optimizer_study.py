@@ -8,13 +8,13 @@ from trainact.lab.config import Setting
 from trainact.lab.recipe import Arm, Recipe
 from trainact.lab.recipes.common import PAIRED
 
-# Three for every arm: the budget of its tuning.
+# Four for every arm: the budget of its tuning.
 RATES = {
-    "sgd": (0.05, 0.1, 0.2),
-    "adam": (0.001, 0.003, 0.01),
-    "adamw": (0.001, 0.003, 0.01),
-    "lamb": (0.003, 0.01, 0.03),
-    "muon": (0.003, 0.01, 0.03),
+    "sgd": (0.05, 0.1, 0.2, 0.4),
+    "adam": (0.001, 0.003, 0.01, 0.03),
+    "adamw": (0.001, 0.003, 0.01, 0.03),
+    "lamb": (0.003, 0.01, 0.03, 0.1),
+    "muon": (0.001, 0.003, 0.01, 0.03),
 }
 TUNED = tuple((name, lr) for name in ("sgd", "adam", "adamw") for lr in RATES[name])
 _DATA: dict[str, dict[str, Any]] = {
