@@ -61,6 +61,7 @@ def test_then_more_seeds_at_the_best_rate_of_each_arm() -> None:
             ("tract", 0.05): 0.6,
             ("tract", 0.1): 0.6,
             ("tract", 0.2): None,
+            ("tract", 0.4): 0.1,
         }
     )
     found = tuned_jobs(jobs("vanilla", "tract"), records)
