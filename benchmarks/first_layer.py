@@ -195,7 +195,8 @@ def _best_table(tunings: dict[str, Tuning], baseline: str, costs: Costs) -> list
         speed_up = arm.speed_up if arm.epochs_to_baseline else None
         time = "" if cost is None or speed_up is None else f"{cost / speed_up:.2f}"
         epochs = str(arm.epochs_to_baseline or "never") if BASELINE in arms else ""
-        cells = (f"{arm.lr:g}", _accuracy(own), *gain, epochs, step, time)
+        edge = " *" if arm.lr in (min(rates), max(rates)) else ""
+        cells = (f"{arm.lr:g}{edge}", _accuracy(own), *gain, epochs, step, time)
         rows.append((label, *cells, str(len(own))))
     last = ["accuracy", "gain", "p", "epochs", "step", "time", "seeds"]
     return markdown(["method", "lr", *last], rows, left=1)

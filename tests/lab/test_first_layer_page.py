@@ -85,13 +85,20 @@ def test_treatments_against_vanilla() -> None:
     last = ["epochs", "step", "time", "seeds"]
     assert cells(titles) == ["method", "lr", "accuracy", "gain", "p", *last]
     # A record's curve is its first and its last epoch here.
-    plain = ["0.1", "52.00 ± 2.00", "", "", "2", "1.00", "1.00", "3"]
+    # A star: at the edge of what was tried.
+    plain = ["0.1 *", "52.00 ± 2.00", "", "", "2", "1.00", "1.00", "3"]
     assert cells(vanilla)[1:] == plain
     p = ttest_rel(RUNS["tract", 0.2], RUNS["vanilla", 0.1]).pvalue
-    found = ["0.2", "63.00 ± 2.65", "+11.00", f"{p:.2g}", "2", "1.50", "1.50", "3"]
+    found = ["0.2 *", "63.00 ± 2.65", "+11.00", f"{p:.2g}", "2", "1.50", "1.50", "3"]
     assert cells(tract)[1:] == found
     assert cells(relative)[0] == "tract-relative λ=0.1"
     assert cells(relative)[5:] == ["2", "", "", "3"]
+
+
+def test_no_star_inside_of_what_was_tried() -> None:
+    runs = {("vanilla", lr): (0.5 - abs(lr - 0.2),) for lr in (0.1, 0.2, 0.3)}
+    (row,) = treatment_section(records(runs), {})[4:-1]
+    assert cells(row)[:3] == ["vanilla", "0.2", "50.00"]
 
 
 def test_a_treatment_that_never_gets_there_says_so() -> None:
@@ -104,7 +111,7 @@ def test_a_treatment_that_never_gets_there_says_so() -> None:
 def test_extensions_against_tract() -> None:
     lines = extension_section(records(RUNS | EXTENSIONS), {})
     _, _, _, tract, relative, _ = lines[2:]
-    assert cells(tract)[:5] == ["tract λ=0.1", "0.2", "63.00 ± 2.65", "", ""]
+    assert cells(tract)[:5] == ["tract λ=0.1", "0.2 *", "63.00 ± 2.65", "", ""]
     assert cells(relative)[3] == "+7.33"
     assert len(extension_section(records(), {})) == 0
 
