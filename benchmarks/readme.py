@@ -6,24 +6,25 @@ python -m benchmarks.readme [--check]
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.first_layer import (
-    damping_section,
-    extension_section,
-    optimizer_section,
-    treatment_section,
+from benchmarks.first_layer_pages import (
+    EXTENSIONS,
+    FIRST_LAYER,
+    extensions_page,
+    first_layer_page,
 )
 from benchmarks.scaling_sections import scaling_cells, scaling_sections
 from benchmarks.sections import (
     errors,
     estimates_section,
+    fill,
     gram_section,
     jax_section,
     load,
+    load_runs,
     pipelines_section,
     source,
 )
@@ -46,7 +47,6 @@ from trainact.lab.bench.tables import (
 )
 from trainact.lab.plots import save_curves
 from trainact.lab.recipe_status import choices_section, recipes_section
-from trainact.lab.records import Record, RecordFile
 from trainact.lab.report import Arm, summarise
 from trainact.lab.tables import NOTE, markdown_table, title
 
@@ -68,19 +68,7 @@ JAX_DIGITS = ROOT / "records" / "jax" / "digits.jsonl"
 RECIPES = ROOT / "docs" / "recipes.md"
 RECIPE_CURVES = ROOT / "docs" / "recipes.png"
 WHY = ROOT / "docs" / "why-it-works.md"
-FIRST_LAYER = ROOT / "docs" / "first-layer-benchmark.md"
-EXTENSIONS = ROOT / "docs" / "extensions.md"
-TREATMENTS = ROOT / "records" / "benchmarks" / "treatments-cpu.jsonl"
-STUDIES = sorted((ROOT / "records" / "studies").glob("*.jsonl"))
 RECIPE_RUNS = sorted((ROOT / "records" / "recipes").glob("*.jsonl"))
-
-
-def load_runs(path: Path) -> list[Record]:
-    """Read the committed runs of one command."""
-    records, warnings = RecordFile(path).read()
-    if warnings:
-        sys.exit("\n".join(warnings))
-    return records
 
 
 def compare_section() -> str:
@@ -101,17 +89,6 @@ def results(path: Path) -> list[str]:
     return [*lines, f"{source(vars(records[-1]), path)}.", ""]
 
 
-def studies() -> tuple[list[Record], list[str]]:
-    """Runs of all studies, and by which commands on what they were made."""
-    runs: list[Record] = []
-    origins: dict[str, None] = {}
-    for path in STUDIES:
-        records = load_runs(path)
-        runs += records
-        origins |= dict.fromkeys(f"- {source(vars(r), path)}." for r in records)
-    return runs, list(origins)
-
-
 def why_page() -> str:
     """What is asked of a first layer and what a step obtains, a part for each kind."""
     page, records = WHY.read_text(), load(WHY_RECORDS)
@@ -119,30 +96,6 @@ def why_page() -> str:
         some = [record for record in records if record["measure"] == measure]
         page = fill(page, f"why-{measure}", "\n".join(why_section(some)))
     return page
-
-
-def step_costs() -> tuple[dict[tuple[str, str, str], float], str]:
-    """What a step takes with each treatment, and where that was measured."""
-    records = load(TREATMENTS)
-    costs = {(r["model"], r["optimizer"], r["method"]): r["ratio"] for r in records}
-    return costs, f"- {source(records[-1], TREATMENTS)}."
-
-
-def first_layer_page() -> str:
-    """Which treatment of a first layer gave what."""
-    (runs, origins), (costs, origin) = studies(), step_costs()
-    treatments, rates = treatment_section(runs, costs), optimizer_section(runs)
-    page = fill(FIRST_LAYER.read_text(), "treatments", "\n".join(treatments).strip())
-    page = fill(page, "optimizers", "\n".join(rates).strip())
-    return fill(page, "origins", "\n".join([*origins, origin]))
-
-
-def extensions_page() -> str:
-    """What TrAct's extensions gave."""
-    (runs, _), (costs, _) = studies(), step_costs()
-    damping, others = damping_section(runs), extension_section(runs, costs)
-    page = fill(EXTENSIONS.read_text(), "damping", "\n".join(damping).strip())
-    return fill(page, "extensions", "\n".join(others).strip())
 
 
 def recipes_page() -> str:
@@ -249,15 +202,6 @@ def performance_section() -> str:
             "",
         ]
     return "\n".join(lines[:-1])
-
-
-def fill(text: str, name: str, content: str, gap: str = "\n") -> str:
-    """Replace what stands between the marks of a region."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    if not pattern.search(text):
-        sys.exit(f"no document has a region {name!r}")
-    return pattern.sub(lambda _: f"{begin}{gap}{content}{gap}{end}", text)
 
 
 def generate() -> dict[Path, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from trainact import Estimate
+from trainact.lab.records import Record, RecordFile
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "records" / "benchmarks"
@@ -22,6 +25,23 @@ JAX_STEPS = RECORDS / "jax-cpu.jsonl"
 def load(path: Path) -> list[dict[str, Any]]:
     """Read a file of records, one JSON object a line."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def load_runs(path: Path) -> list[Record]:
+    """Read the committed runs of one command."""
+    records, warnings = RecordFile(path).read()
+    if warnings:
+        sys.exit("\n".join(warnings))
+    return records
+
+
+def fill(text: str, name: str, content: str, gap: str = "\n") -> str:
+    """Replace what stands between the marks of a region."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        sys.exit(f"no document has a region {name!r}")
+    return pattern.sub(lambda _: f"{begin}{gap}{content}{gap}{end}", text)
 
 
 def source(record: dict[str, Any], path: Path) -> str:

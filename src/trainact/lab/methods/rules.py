@@ -125,7 +125,8 @@ class RuledLayer(nn.Module):
         if not (self.training and is_trained and input.numel()):
             return self._linear_map(input, weight, bias)
         call = _Call(self.rule, self.lam, input.detach(), layer_geometry(self))
-        z = self._linear_map(input, *_Ruled.apply(call, weight, bias))  # pyright: ignore[reportGeneralTypeIssues]
+        marked: Any = _Ruled.apply(call, weight, bias)
+        z = self._linear_map(input, *marked)
         z.register_hook(call.note)
         return z
 

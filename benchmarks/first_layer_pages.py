@@ -1,0 +1,52 @@
+"""`docs/first-layer-benchmark.md` and `docs/extensions.md`, filled in from records."""
+
+from __future__ import annotations
+
+from benchmarks.first_layer import (
+    damping_section,
+    extension_section,
+    optimizer_section,
+    treatment_section,
+)
+from benchmarks.sections import ROOT, fill, load, load_runs, source
+from trainact.lab.records import Record
+
+FIRST_LAYER = ROOT / "docs" / "first-layer-benchmark.md"
+EXTENSIONS = ROOT / "docs" / "extensions.md"
+TREATMENTS = ROOT / "records" / "benchmarks" / "treatments-cpu.jsonl"
+STUDIES = sorted((ROOT / "records" / "studies").glob("*.jsonl"))
+
+
+def studies() -> tuple[list[Record], list[str]]:
+    """Runs of all studies, and by which commands on what they were made."""
+    runs: list[Record] = []
+    origins: dict[str, None] = {}
+    for path in STUDIES:
+        records = load_runs(path)
+        runs += records
+        origins |= dict.fromkeys(f"- {source(vars(r), path)}." for r in records)
+    return runs, list(origins)
+
+
+def step_costs() -> tuple[dict[tuple[str, str, str], float], str]:
+    """What a step takes with each treatment, and where that was measured."""
+    records = load(TREATMENTS)
+    costs = {(r["model"], r["optimizer"], r["method"]): r["ratio"] for r in records}
+    return costs, f"- {source(records[-1], TREATMENTS)}."
+
+
+def first_layer_page() -> str:
+    """Which treatment of a first layer gave what."""
+    (runs, origins), (costs, origin) = studies(), step_costs()
+    treatments, rates = treatment_section(runs, costs), optimizer_section(runs)
+    page = fill(FIRST_LAYER.read_text(), "treatments", "\n".join(treatments).strip())
+    page = fill(page, "optimizers", "\n".join(rates).strip())
+    return fill(page, "origins", "\n".join([*origins, origin]))
+
+
+def extensions_page() -> str:
+    """What TrAct's extensions gave."""
+    (runs, _), (costs, _) = studies(), step_costs()
+    damping, others = damping_section(runs), extension_section(runs, costs)
+    page = fill(EXTENSIONS.read_text(), "damping", "\n".join(damping).strip())
+    return fill(page, "extensions", "\n".join(others).strip())
