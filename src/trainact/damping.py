@@ -58,6 +58,19 @@ def unflatten(lam: float, relative: bool) -> Lam:
     return Relative(lam) if relative else lam
 
 
+def describe(lam: float, relative: bool) -> str:
+    """Show a damping as `repr` does.
+
+    Args:
+        lam: the number.
+        relative: whether it is relative.
+
+    Returns:
+        The arguments that make it.
+    """
+    return f"lam={lam:g}" + (", relative=True" if relative else "")
+
+
 def resolve(lam: Lam, trace_G: Tensor, num_entries: int, dtype: torch.dtype) -> Tensor:
     r"""Say what is added to the diagonal of A.
 

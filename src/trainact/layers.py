@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainact.damping import Lam, check_lam, check_relative, unflatten
+from trainact.damping import Lam, check_lam, check_relative, describe, unflatten
 from trainact.estimate import Estimate, check_estimate
 from trainact.estimator import Estimator
 from trainact.geometry import Geometry, conv_geometry
@@ -101,9 +101,8 @@ class TrActLayer(nn.Module):
             What `repr` shows between the brackets.
         """
         sync = "" if self.ranks is None else f", sync={self.ranks!r}"
-        relative = ", relative=True" if self.relative else ""
         estimate = "" if self.estimate is None else f", estimate={self.estimate!r}"
-        lam = f"lam={self.lam:g}{relative}"
+        lam = describe(self.lam, self.relative)
         return f"{super().extra_repr()}, {lam}{sync}{estimate}"
 
     def _trains(self, weight: Tensor, x: Tensor) -> bool:

@@ -401,6 +401,13 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match=r"with lam=0\.2, and TrActCallback has lam"):
         make_trainer(callbacks=[TrActCallback()]).fit(module, loader())
     make_trainer(callbacks=[TrActCallback(lam=0.2)]).fit(module, loader())
+    with pytest.raises(ValueError, match="relative=True: give both the same"):
+        make_trainer(callbacks=[TrActCallback(0.2, relative=True)]).fit(
+            module, loader()
+        )
+    fresh = make_module()
+    make_trainer(callbacks=[TrActCallback(relative=True)]).fit(fresh, loader())
+    assert fresh.model[0].relative
     with pytest.raises(ValueError, match=r"the model has no layer 'model\.nil'"):
         make_trainer(callbacks=[TrActCallback(layer="model.nil")]).fit(
             make_module(), loader()

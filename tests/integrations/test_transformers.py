@@ -206,6 +206,13 @@ def test_another_lam_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"with lam=0\.2, and TrActCallback has lam"):
         Trainer(model, arguments(tmp_path), callbacks=[TrActCallback()])
     Trainer(model, arguments(tmp_path), callbacks=[TrActCallback(lam=0.2)])
+    callback = TrActCallback(lam=0.2, relative=True)
+    with pytest.raises(ValueError, match="relative=True: give both the same"):
+        Trainer(model, arguments(tmp_path), callbacks=[callback])
+    fresh = make_model()
+    callback = TrActCallback(relative=True)
+    Trainer(fresh, arguments(tmp_path), callbacks=[callback])
+    assert [layer.relative for layer in trainact.tract_layers(fresh).values()] == [True]
 
 
 def test_bf16(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 import trainact
+from trainact.damping import describe
 from trainact.wrap import LayerChoice, tract_layers
 
 
@@ -16,6 +17,7 @@ def apply_once(
     layer: LayerChoice | None,
     example_input: Any,
     sync: Any,
+    relative: bool,
 ) -> None:
     r"""Apply TrAct, unless that has been done with the same :math:`\lambda`.
 
@@ -25,17 +27,19 @@ def apply_once(
         layer: as for `trainact.apply`.
         example_input: as for `trainact.apply`.
         sync: as for `trainact.apply`.
+        relative: as for `trainact.apply`.
 
     Raises:
         ValueError: if it has been done with another, which would silently stay.
     """
     there = tract_layers(model)
     for name, module in there.items():
-        if module.lam != lam:
+        if (module.lam, module.relative) != (lam, relative):
+            theirs = describe(module.lam, module.relative)
             msg = (
-                f"layer {name!r} is under TrAct already, with lam={module.lam:g}, and "
-                f"TrActCallback has lam={lam:g}: give both the same"
+                f"layer {name!r} is under TrAct already, with {theirs}, and "
+                f"TrActCallback has {describe(lam, relative)}: give both the same"
             )
             raise ValueError(msg)
     if not there:
-        trainact.apply(model, lam, layer, example_input, sync)
+        trainact.apply(model, lam, layer, example_input, sync, relative=relative)

@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 import trainact
+from trainact.damping import check_lam, check_relative
 from trainact.diagnostics import MAX_ENTRIES
 from trainact.integrations.apply_once import apply_once
 from trainact.integrations.probe import Probe
-from trainact.layers import check_lam
 from trainact.wrap import LayerChoice, tract_layers
 
 
@@ -54,10 +54,13 @@ class TrActHooks:
         log_every_n_steps: log `trainact.diagnostics` to the Trainer's loggers every so
             many optimizer steps, of one micro-batch. By default never.
         remove_after_fit: leave plain layers when fitting ends, to export the model.
+        relative: whether λ is in units of the mean square of the input's entries; see
+            `trainact.TrAct`.
 
     Raises:
         ValueError: if λ is not positive or ``log_every_n_steps`` not a positive
             integer.
+        TypeError: if ``relative`` is not a bool.
 
     Example:
         ``Trainer(callbacks=[TrActCallback()])``
@@ -74,6 +77,7 @@ class TrActHooks:
         deferred: bool = False,
         log_every_n_steps: int | None = None,
         remove_after_fit: bool = False,
+        relative: bool = False,
     ) -> None:
         if log_every_n_steps is not None and log_every_n_steps < 1:
             msg = (
@@ -81,7 +85,7 @@ class TrActHooks:
                 "steps: leave it out to log nothing"
             )
             raise ValueError(msg)
-        self.lam = check_lam(lam)
+        self.lam, self.relative = check_lam(lam), check_relative(relative)
         self.layer = layer
         self.example_input = example_input
         self.sync = sync
@@ -222,7 +226,8 @@ class TrActHooks:
             )
             raise ValueError(msg)
         model = pl_module if self.layer is not None else _network(pl_module)
-        apply_once(model, self.lam, self.layer, self.example_input, self.sync)
+        options = self.layer, self.example_input, self.sync, self.relative
+        apply_once(model, self.lam, *options)
 
     def _close(self, error: BaseException | None = None) -> None:
         self._probe.close()

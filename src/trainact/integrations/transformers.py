@@ -25,8 +25,8 @@ except ImportError as error:
     raise ImportError(msg) from error
 
 import trainact
+from trainact.damping import check_lam, check_relative
 from trainact.integrations.apply_once import apply_once
-from trainact.layers import check_lam
 from trainact.wrap import LayerChoice, tract_layers
 
 __all__ = ["DeferredMixin", "TrActCallback"]
@@ -48,9 +48,12 @@ class TrActCallback(TrainerCallback):
             if it cannot be told.
         example_input: to find it by following an input; see `trainact.first_layers`.
         sync: with several devices, whether they share statistics; see `trainact.TrAct`.
+        relative: whether λ is in units of the mean square of the input's entries; see
+            `trainact.TrAct`.
 
     Raises:
         ValueError: if λ is not positive.
+        TypeError: if ``relative`` is not a bool.
 
     Example:
         ``Trainer(model, args, train_dataset=..., callbacks=[TrActCallback()])``
@@ -62,8 +65,9 @@ class TrActCallback(TrainerCallback):
         layer: LayerChoice | None = None,
         example_input: Any = None,
         sync: Any = False,
+        relative: bool = False,
     ) -> None:
-        self.lam = check_lam(lam)
+        self.lam, self.relative = check_lam(lam), check_relative(relative)
         self.layer = layer
         self.example_input = example_input
         self.sync = sync
@@ -81,8 +85,8 @@ class TrActCallback(TrainerCallback):
             ValueError: if it is under TrAct with another λ, or has no first layer that
                 can be told.
         """
-        options = self.lam, self.layer, self.example_input, self.sync
-        apply_once(kwargs["model"], *options)
+        options = self.layer, self.example_input, self.sync, self.relative
+        apply_once(kwargs["model"], self.lam, *options)
 
     def on_train_begin(
         self,
