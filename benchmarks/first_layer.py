@@ -17,7 +17,7 @@ from trainact.lab.reporting.scores import paired_test
 from trainact.lab.tuning import TUNING_SEED, final_accuracy
 
 _PAIRED = tuple(arm.method for arm in (*PAIRED_ARMS, *APART_ARMS))
-_DAMPED = (BASELINE, "tract", "tract-relative")
+_DAMPED = (BASELINE, "tract", "tract-relative", "tract-joint")
 # Learning rate -> seed -> run, of one arm.
 Tuning = dict[float, dict[int, Record]]
 Scores = dict[int, float]

@@ -74,7 +74,7 @@ _LAMS = (0.01, 0.1, 1.0)
 
 
 def damping(pixels: str) -> Recipe:
-    """The small CNN on inputs of three scales, with λ as it is and relative.
+    """The small CNN on inputs of three scales, with λ as it is, relative, and joint.
 
     Source: none; Figure 8's question, asked of the relative λ.
     Hardware: made for a CPU.
@@ -95,6 +95,6 @@ def damping(pixels: str) -> Recipe:
         name=f"damping-{pixels}",
         artefact="Damping",
         setting=replace(parent.setting, normalise=pixels),
-        arms=(Arm("vanilla"), *arms),
+        arms=(Arm("vanilla"), *arms, Arm("tract-joint", LAM)),
         claim="With a relative λ the same value serves inputs of any scale.",
     )
