@@ -77,6 +77,26 @@ def test_without_it_the_scale_matters() -> None:
     assert relative_error(0.1 * scaled, grad) > 0.5
 
 
+def test_behind_a_norm_the_scale_matters_still() -> None:
+    """As `docs/extensions.md` says: 1 / c² for TrAct, nothing for vanilla."""
+    scale = 100.0
+
+    def first_gradient(factor: float, tract: bool) -> Tensor:
+        torch.manual_seed(0)
+        first, norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=1e-12)
+        model = nn.Sequential(first, norm, nn.ReLU(), nn.Conv2d(8, 2, 3)).double()
+        if tract:
+            trainact.TrAct(first, LAM, relative=True)
+        x = Case("", (4, 3, 9, 9)).input(torch.float64)
+        model(factor * x).square().mean().backward()
+        return first.weight.grad
+
+    vanilla = [first_gradient(factor, tract=False) for factor in (1.0, scale)]
+    assert relative_error(vanilla[1], vanilla[0]) < FLOAT32_PROMISE
+    tract = [first_gradient(factor, tract=True) for factor in (1.0, scale)]
+    assert relative_error(scale**2 * tract[1], tract[0]) < FLOAT32_PROMISE
+
+
 def compiled(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     torch._dynamo.reset()
     return gradient(torch.compile(layer, backend="aot_eager", fullgraph=True), x)

@@ -46,8 +46,8 @@ def TrAct(  # noqa: N802
         estimate: cheaper statistics than those of every batch, all of it; see
             `Estimate`. Later: ``layer.estimate``.
         relative: whether ``lam`` is in units of the mean square of the input's entries,
-            tr A / n, so that inputs of any scale are treated alike; for standardised
-            inputs it makes little difference. Later: ``layer.relative``.
+            tr A / n, about 1 for standardised inputs; see ``docs/extensions.md`` for
+            what that does not help with. Later: ``layer.relative``.
 
     Returns:
         The same object, now a `TrActLinear` or `TrActConv1d`/`2d`/`3d`, which are

@@ -1,0 +1,79 @@
+"""What `docs/first-layer-benchmark.md` says in words is what the records say."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import pytest
+from scipy.stats import ttest_rel
+
+from benchmarks.first_layer_pages import studies
+
+BEST = {"sgd": 0.4, "adam": 0.03}
+SMALL, LARGE = (0.001, 0.003), (0.01, 0.03)
+
+
+def accuracies() -> dict[tuple[str, str, float], dict[int, float]]:
+    """In per cent, by optimizer, method and learning rate, then by seed."""
+    found: dict[tuple[str, str, float], dict[int, float]] = {}
+    for record in studies()[0]:
+        config = record.config
+        alike = (config.model, config.epochs, config.normalise, config.initial)
+        if alike == ("small-cnn", 8, "cifar10", None) and config.lam in (None, 0.1):
+            key = config.optimizer, config.method, config.lr
+            found.setdefault(key, {})[config.seed] = 100 * record.accuracy[-1]
+    return found
+
+
+RUNS = accuracies()
+
+
+def best(optimizer: str, method: str) -> list[float]:
+    """At the arm's best rate, seed by seed."""
+    runs = RUNS[optimizer, method, BEST[optimizer]]
+    others = [v for (o, m, _), v in RUNS.items() if (o, m) == (optimizer, method)]
+    assert all(runs[0] >= other[0] for other in others)
+    return [runs[seed] for seed in (0, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "method"),
+    [("sgd", "tract"), ("sgd", "whitening"), ("adam", "tract"), ("adam", "tract+sgd")],
+)
+def test_gains(optimizer: str, method: str) -> None:
+    own, vanilla = best(optimizer, method), best(optimizer, "vanilla")
+    assert fmean(own) - fmean(vanilla) > 2
+    assert ttest_rel(own, vanilla).pvalue < 0.05
+
+
+def test_whitening_is_a_match_and_adds_nothing() -> None:
+    tract, whitening, both = (
+        fmean(best("sgd", method))
+        for method in ("tract", "whitening", "whitening+tract")
+    )
+    assert abs(tract - whitening) < 0.5
+    assert both < max(tract, whitening)
+
+
+def test_adam_needs_a_rate_that_is_high_enough() -> None:
+    gains = {
+        lr: RUNS["adam", "tract", lr][0] - RUNS["adam", "vanilla", lr][0]
+        for lr in (*SMALL, *LARGE)
+    }
+    assert all(abs(gains[lr]) < 0.5 for lr in SMALL)
+    assert all(gains[lr] > 1.5 for lr in LARGE)
+
+
+def test_one_scale_for_each_output_is_no_better() -> None:
+    own, plain = best("adam", "tract+row-adam"), best("adam", "tract")
+    assert ttest_rel(own, plain).pvalue > 0.2
+    assert abs(fmean(own) - fmean(plain)) < 0.5
+
+
+def test_sgd_of_its_own_helps_while_the_rate_is_small() -> None:
+    for lr in SMALL:
+        others = ("vanilla", "tract", "tract+row-adam", "vanilla+row-adam")
+        lead = max(RUNS["adam", method, lr][0] for method in others)
+        assert RUNS["adam", "tract+sgd", lr][0] > lead + 1
+        assert RUNS["adam", "vanilla+sgd", lr][0] < RUNS["adam", "vanilla", lr][0]
+    assert fmean(best("adam", "tract+sgd")) < fmean(best("adam", "tract"))
