@@ -77,3 +77,15 @@ def test_sgd_of_its_own_helps_while_the_rate_is_small() -> None:
         assert RUNS["adam", "tract+sgd", lr][0] > lead + 1
         assert RUNS["adam", "vanilla+sgd", lr][0] < RUNS["adam", "vanilla", lr][0]
     assert fmean(best("adam", "tract+sgd")) < fmean(best("adam", "tract"))
+
+
+def test_patchnorm_gains_less_and_more_than_nothing() -> None:
+    own = [RUNS["sgd", "patchnorm", 0.2][seed] for seed in (0, 1, 2)]
+    vanilla, tract = best("sgd", "vanilla"), best("sgd", "tract")
+    assert ttest_rel(own, vanilla).pvalue < 0.05
+    assert 0 < fmean(own) - fmean(vanilla) < 0.5 * (fmean(tract) - fmean(vanilla))
+
+
+@pytest.mark.parametrize("method", ["kfac", "tract-relative", "tract-joint"])
+def test_one_seed_shows_no_difference_to_tract(method: str) -> None:
+    assert abs(RUNS["sgd", method, 0.4][0] - RUNS["sgd", "tract", 0.4][0]) < 0.5
