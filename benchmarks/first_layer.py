@@ -14,9 +14,11 @@ from trainact.lab.recipes.optimizer_study import APART_ARMS, LAM, PAIRED_ARMS
 from trainact.lab.records import Record
 from trainact.lab.report import BASELINE, summarise_arms
 from trainact.lab.reporting.scores import paired_test
-from trainact.lab.tuning import TUNING_SEED, final_accuracy
+from trainact.lab.tuning import TUNING_SEED, best_rate, final_accuracy
 
 _PAIRED = tuple(arm.method for arm in (*PAIRED_ARMS, *APART_ARMS))
+_EXTENDED = (BASELINE, "tract", *(m for m in METHODS if m.startswith("tract-")))
+_TRACT = arm_name("tract", LAM)
 _DAMPED = (BASELINE, "tract", "tract-relative", "tract-joint")
 # Learning rate -> seed -> run, of one arm.
 Tuning = dict[float, dict[int, Record]]
@@ -37,13 +39,7 @@ def optimizer_section(records: Iterable[Record]) -> list[str]:
     """
     lines: list[str] = []
     for members in _groups(records):
-        tunings = {
-            arm: tuning
-            for arm, tuning in _tunings(members).items()
-            if arm in (BASELINE, arm_name("tract", LAM))
-            or "sgd" in arm
-            or "adam" in arm
-        }
+        tunings = _tunings(r for r in members if r.config.method in _PAIRED)
         if BASELINE in tunings and len(tunings) > 1:
             lines += [_heading(members), "", *_rates_table(tunings), ""]
     return lines
@@ -79,15 +75,9 @@ def extension_section(records: Iterable[Record], costs: Costs) -> list[str]:
     """
     lines: list[str] = []
     for members in _groups(records):
-        tunings = {
-            arm: tuning
-            for arm, tuning in _tunings(members).items()
-            if arm == BASELINE or _method(tuning).startswith("tract")
-            if "+" not in arm
-        }
-        baseline = arm_name("tract", LAM)
-        if baseline in tunings and len(tunings) > 2:
-            lines += [_heading(members), "", *_best_table(tunings, baseline, costs), ""]
+        tunings = _tunings(r for r in members if r.config.method in _EXTENDED)
+        if _TRACT in tunings and len(tunings) > 2:
+            lines += [_heading(members), "", *_best_table(tunings, _TRACT, costs), ""]
     return lines
 
 
@@ -156,10 +146,6 @@ def _tunings(records: Iterable[Record]) -> dict[str, Tuning]:
     return found
 
 
-def _method(tuning: Tuning) -> str:
-    return next(iter(_best_runs(tuning).values())).config.method
-
-
 def _rates_table(tunings: dict[str, Tuning]) -> list[str]:
     rates = sorted({lr for tuning in tunings.values() for lr in tuning})
     headings = ["method", *(f"lr {lr:g}" for lr in rates), "gain", "p", "seeds"]
@@ -182,22 +168,22 @@ def _best_table(tunings: dict[str, Tuning], baseline: str, costs: Costs) -> list
     tuned = {arm: t for arm, t in tunings.items() if _tried(t) == rates}
     if baseline not in tuned:
         return ["Not tuned yet."]
-    runs = [run for tuning in tuned.values() for run in _best_runs(tuning).values()]
-    arms = {arm.label: arm for arm in summarise_arms(runs)}
-    others = _scores(_best_runs(tuned[baseline]))
+    best = {label: _best_runs(tuning) for label, tuning in tuned.items()}
+    arms = summarise_arms(run for runs in best.values() for run in runs.values())
+    others = _scores(best[baseline])
     rows: list[tuple[str, ...]] = []
-    for label, tuning in tuned.items():
-        arm, own = arms[label], _scores(_best_runs(tuning))
-        gain = _gain(own, others) if label != baseline else ("", "")
-        config = next(iter(_best_runs(tuning).values())).config
+    for arm in arms:
+        own = _scores(best[arm.label])
+        gain = _gain(own, others) if arm.label != baseline else ("", "")
+        config = best[arm.label][TUNING_SEED].config
         cost = costs.get((config.model, config.optimizer, config.method))
         step = "" if cost is None else f"{cost:.2f}"
-        speed_up = arm.speed_up if arm.epochs_to_baseline else None
+        speed_up = arm.speed_up
         time = "" if cost is None or speed_up is None else f"{cost / speed_up:.2f}"
-        epochs = str(arm.epochs_to_baseline or "never") if BASELINE in arms else ""
+        epochs = str(arm.epochs_to_baseline or "never") if BASELINE in best else ""
         edge = " *" if arm.lr in (min(rates), max(rates)) else ""
         cells = (f"{arm.lr:g}{edge}", _accuracy(own), *gain, epochs, step, time)
-        rows.append((label, *cells, str(len(own))))
+        rows.append((arm.label, *cells, str(len(own))))
     last = ["accuracy", "gain", "p", "epochs", "step", "time", "seeds"]
     return markdown(["method", "lr", *last], rows, left=1)
 
@@ -207,13 +193,12 @@ def _tried(tuning: Tuning) -> set[float]:
 
 
 def _best(tuning: Tuning) -> float:
-    """The learning rate with the highest accuracy of the first seed that there is."""
-    first = min(seed for of_seed in tuning.values() for seed in of_seed)
-    if first != TUNING_SEED:
+    """The learning rate that the first seed chose."""
+    tried = _tried(tuning)
+    if not tried:
         msg = f"an arm has no run with seed {TUNING_SEED}, which tunes it"
         raise ValueError(msg)
-    tried = [lr for lr in sorted(tuning) if first in tuning[lr]]
-    return max(tried, key=lambda lr: final_accuracy(tuning[lr][first]))
+    return best_rate({lr: final_accuracy(tuning[lr][TUNING_SEED]) for lr in tried})
 
 
 def _best_runs(tuning: Tuning) -> dict[int, Record]:

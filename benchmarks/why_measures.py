@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainact.diagnostics import gradient_rows
-from trainact.geometry import conv_geometry
+from trainact.lab.methods.first_layer import layer_geometry
 from trainact.rows import extract_rows
 
 LAM = 0.1
@@ -55,7 +55,7 @@ def observe(model: nn.Module, layer: nn.Module, x: Tensor, labels: Tensor) -> Ca
     handle.remove()
     model.zero_grad()
     ((x, z),) = seen
-    geometry = None if isinstance(layer, nn.Linear) else conv_geometry(layer)
+    geometry = layer_geometry(layer)
     assert z.grad is not None  # noqa: S101
     return Call(
         extract_rows(x, geometry)[0].double(),

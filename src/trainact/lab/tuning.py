@@ -85,10 +85,22 @@ def best_rates(
         if record.config.seed == TUNING_SEED and record.config.lr in rates.get(arm, ()):
             tried[arm][record.config.lr] = final_accuracy(record)
     return {
-        arm: max(sorted(found), key=found.__getitem__)
+        arm: best_rate(found)
         for arm, found in tried.items()
         if found.keys() == rates[arm]
     }
+
+
+def best_rate(accuracies: dict[float, float]) -> float:
+    """Choose among the learning rates of one arm.
+
+    Args:
+        accuracies: by learning rate, at least one.
+
+    Returns:
+        The one with the highest; the first of equals.
+    """
+    return max(sorted(accuracies), key=accuracies.__getitem__)
 
 
 def final_accuracy(record: Record) -> float:

@@ -13,7 +13,7 @@ import trainact
 from trainact.lab.config import Setting
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.first_layer import PLAIN
-from trainact.lab.methods.tract import DEFAULT_LAM, TRACT, convert
+from trainact.lab.methods.tract import TRACT, convert, lam_of
 from trainact.lab.optimizers import make_optimizer
 
 # λ at the end over λ at the beginning; their geometric mean is the given one.
@@ -23,21 +23,10 @@ _RUNNING = trainact.Estimate(decay=0.93)
 _SAMPLED = trainact.Estimate(fraction=0.125)
 
 
-def _convert_with(
-    model: nn.Module, settings: MethodSettings, **attributes: Any
-) -> nn.Module:
-    convert(model, settings)
-    for layer in trainact.tract_layers(model).values():
-        for name, value in attributes.items():
-            setattr(layer, name, value)
-    return model
-
-
 def _convert_all(model: nn.Module, settings: MethodSettings) -> nn.Module:
     """Put TrAct on every layer that it knows."""
-    lam = DEFAULT_LAM if settings.lam is None else settings.lam
     names = [name for name, module in model.named_modules() if type(module) in PLAIN]
-    return trainact.apply(model, lam=lam, layer=names, sync=settings.sync)
+    return trainact.apply(model, lam=lam_of(settings), layer=names, sync=settings.sync)
 
 
 def _with_schedule(
@@ -63,19 +52,19 @@ def _with_schedule(
 TRACT_RELATIVE = replace(
     TRACT,
     name="tract-relative",
-    convert=partial(_convert_with, relative=True),
+    convert=partial(convert, relative=True),
     summary="TrAct with λ in units of the mean square of the input's entries",
 )
 TRACT_RUNNING = replace(
     TRACT,
     name="tract-running",
-    convert=partial(_convert_with, estimate=_RUNNING),
+    convert=partial(convert, estimate=_RUNNING),
     summary="TrAct with running statistics (half of them ten steps old)",
 )
 TRACT_SAMPLED = replace(
     TRACT,
     name="tract-sampled",
-    convert=partial(_convert_with, estimate=_SAMPLED),
+    convert=partial(convert, estimate=_SAMPLED),
     summary="TrAct with statistics of an eighth of the images",
 )
 TRACT_RISING = replace(

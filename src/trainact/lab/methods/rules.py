@@ -23,7 +23,7 @@ from trainact.diagnostics import gradient_rows
 from trainact.geometry import Geometry
 from trainact.lab.methods.base import MethodSettings
 from trainact.lab.methods.first_layer import change_class, layer_geometry
-from trainact.lab.methods.tract import DEFAULT_LAM
+from trainact.lab.methods.tract import lam_of
 
 
 class Seen(NamedTuple):
@@ -179,7 +179,7 @@ def put_rule(layer: nn.Module, settings: MethodSettings, rule: Rule) -> None:
     changed: Any = layer
     change_class(layer, CLASSES)
     changed.rule = rule
-    changed.lam = DEFAULT_LAM if settings.lam is None else settings.lam
+    changed.lam = lam_of(settings)
 
 
 def add_to_diagonal(matrix: Tensor, shift_G: Tensor | float) -> Tensor:

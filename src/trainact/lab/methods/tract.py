@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 import trainact
@@ -10,21 +12,36 @@ from trainact.lab.methods.base import Method, MethodSettings
 DEFAULT_LAM = 0.1
 
 
-def convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
+def lam_of(settings: MethodSettings) -> float:
+    """Say which λ a method is to have.
+
+    Args:
+        settings: with λ, or None for the paper's default.
+
+    Returns:
+        It.
+    """
+    return DEFAULT_LAM if settings.lam is None else settings.lam
+
+
+def convert(model: nn.Module, settings: MethodSettings, **options: Any) -> nn.Module:
     """Put TrAct on a model.
 
     Args:
         model: any module.
-        settings: with λ, or None for the paper's default.
+        settings: with λ, and how the first layer is found.
+        **options: further ones of `trainact.apply`.
 
     Returns:
         The same model.
     """
-    lam = DEFAULT_LAM if settings.lam is None else settings.lam
-    if settings.layer is not None:
-        return trainact.apply(model, lam=lam, layer=settings.layer, sync=settings.sync)
     return trainact.apply(
-        model, lam=lam, example_input=settings.example_input, sync=settings.sync
+        model,
+        lam=lam_of(settings),
+        layer=settings.layer,
+        example_input=settings.example_input,
+        sync=settings.sync,
+        **options,
     )
 
 

@@ -33,7 +33,7 @@ from trainact.lab.methods.first_layer import (
     find_first_layer,
     layer_geometry,
 )
-from trainact.lab.methods.tract import DEFAULT_LAM
+from trainact.lab.methods.tract import lam_of
 from trainact.lab.survey import MAX_ENTRIES, survey
 from trainact.precision import full_precision
 from trainact.rows import count_rows
@@ -140,21 +140,24 @@ def whitening_matrix(moment_GPP: Tensor) -> Tensor:
     return scales_GP[..., None] * vectors_GPP.mT
 
 
-def _convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
+def _whiten(model: nn.Module, settings: MethodSettings) -> Any:
+    """Whiten what the first layer sees, and return that layer."""
     name, found = find_first_layer(model, settings)
     layer: Any = found
     moment_GPP = _second_moment(model, name, layer, settings.images(NUM_IMAGES))
     whitening = whitening_matrix(moment_GPP).to(layer.weight)
     layer.register_buffer("whitening", whitening)
     change_class(layer, CLASSES)
+    return layer
+
+
+def _convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
+    _whiten(model, settings)
     return model
 
 
 def _convert_with_tract(model: nn.Module, settings: MethodSettings) -> nn.Module:
-    _convert(model, settings)
-    for module in model.modules():
-        if isinstance(module, WhitenedLayer):
-            module.lam = DEFAULT_LAM if settings.lam is None else settings.lam
+    _whiten(model, settings).lam = lam_of(settings)
     return model
 
 
