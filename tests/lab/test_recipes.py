@@ -28,6 +28,7 @@ from trainact.lab.recipe_list import COLUMNS, main, rows
 from trainact.lab.recipe_list_options import RecipesOptions
 from trainact.lab.recipe_status import choices_section, recipes_section
 from trainact.lab.recipes import RECIPES, STUDIES, find_recipes, header
+from trainact.lab.recipes.optimizer_study import RATES
 from trainact.lab.recipes.paper_table import AVERAGE, PAPER_TABLE
 from trainact.lab.records import Record
 from trainact.lab.schedules import SCHEDULES
@@ -204,7 +205,7 @@ def test_studies(recipe: Recipe) -> None:
             assert ["first", "layer", *model.split("-")] == [family, *problem]
         # Every arm has the same learning rates, and one λ.
         rates = find_recipes([recipe.name.removesuffix(f"-{lr}")])
-        assert len(rates) == 4
+        assert {r.setting.lr for r in rates} == set(RATES[optimizer])
         assert {r.arms for r in rates} == {recipe.arms}
         assert {arm.lam for arm in recipe.arms} == {None, 0.1}
     for part in ("Source: ", "Hardware: ", "Numbers: "):

@@ -14,13 +14,14 @@ from trainact.lab.experiment import plan
 from trainact.lab.jobs import Job, key_of
 from trainact.lab.methods import METHODS
 from trainact.lab.recipes import STUDIES, find_recipes
+from trainact.lab.recipes.optimizer_study import RATES as RECIPE_RATES
 from trainact.lab.records import Record
 from trainact.lab.run_options import SweepOptions
 from trainact.lab.tuning import tuned_jobs, tuning_jobs
 from trainact.lab.workspace import Workspace
 
 NAME = "first-layer-small-cnn-sgd"
-RATES = (0.05, 0.1, 0.2, 0.4)
+RATES = RECIPE_RATES["sgd"]
 
 
 def jobs(*methods: str) -> list[Job]:
@@ -62,10 +63,11 @@ def test_then_more_seeds_at_the_best_rate_of_each_arm() -> None:
             ("tract", 0.1): 0.6,
             ("tract", 0.2): None,
             ("tract", 0.4): 0.1,
+            ("tract", 0.8): 0.1,
         }
     )
     found = tuned_jobs(jobs("vanilla", "tract"), records)
-    assert chosen(found, "vanilla") == FIRST | {(0.4, 1), (0.4, 2)}
+    assert chosen(found, "vanilla") == FIRST | {(0.8, 1), (0.8, 2)}
     # The first of equals; a lost run is the worst, whatever it reached before.
     assert chosen(found, "tract") == FIRST | {(0.05, 1), (0.05, 2)}
 
@@ -95,8 +97,9 @@ def test_a_tuned_sweep_and_again(tmp_path: Path, capsys) -> None:
     assert set(runs) == FIRST | {(best, 1)}
     capsys.readouterr()
     assert cli.main(command) == 0
-    assert "5 runs on cpu, 5 of them recorded" in capsys.readouterr().out
-    assert len(Workspace(tmp_path).records.read()[0]) == 5
+    count = len(RATES) + 1
+    assert f"{count} runs on cpu, {count} of them recorded" in capsys.readouterr().out
+    assert len(Workspace(tmp_path).records.read()[0]) == count
 
 
 def test_the_studies_of_make_gpu_lab(tmp_path: Path, monkeypatch) -> None:
@@ -114,7 +117,7 @@ def test_the_studies_of_make_gpu_lab(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(gpu, "run_side_by_side", record)
     assert gpu.run(["studies", "digits", str(tmp_path)]) == 0
-    assert asked == [FIRST, {(0.4, 1)}]
+    assert asked == [FIRST, {(0.8, 1)}]
     assert gpu.run(["studies", "digits", str(tmp_path)]) == 0
     assert asked[2:] == [set(), set()]
 

@@ -8,10 +8,10 @@ from trainact.lab.config import Setting
 from trainact.lab.recipe import Arm, Recipe
 from trainact.lab.recipes.common import PAIRED
 
-# Four for every arm: the budget of its tuning.
+# The same for every arm: the budget of its tuning.
 RATES = {
-    "sgd": (0.05, 0.1, 0.2, 0.4),
-    "adam": (0.001, 0.003, 0.01, 0.03),
+    "sgd": (0.05, 0.1, 0.2, 0.4, 0.8),
+    "adam": (0.001, 0.003, 0.01, 0.03, 0.1),
     "adamw": (0.001, 0.003, 0.01, 0.03),
     "lamb": (0.003, 0.01, 0.03, 0.1),
     "muon": (0.001, 0.003, 0.01, 0.03),
