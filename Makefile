@@ -9,7 +9,7 @@ RUNS = $(or $(OUT),runs)
 GPU_TESTS = tests/contract/test_gpu.py tests/contract/test_gpu_overlap.py \
   tests/kernels/test_gpu.py tests/lab/test_gpu.py tests/test_follow.py
 
-.PHONY: compare test check format lint types tests doctests bench gpu gpu-lab readme clean help
+.PHONY: compare test check format lint types docs tests doctests bench gpu gpu-lab readme clean help
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,9 +17,9 @@ help: ## show this list
 compare: .venv/lab ## train with and without TrAct and show the difference (ARGS="--data cifar10")
 	$(BIN)/trainact compare $(ARGS)
 
-test: .venv/dev tests doctests ## run the tests
+test: .venv/dev docs tests doctests ## run the tests and build the documentation
 
-check: .venv/dev format lint types tests doctests ## everything CI runs, cheap first
+check: .venv/dev format lint types docs tests doctests ## everything CI runs, cheap first
 
 format: .venv/dev
 	$(BIN)/ruff format --check .
@@ -41,6 +41,9 @@ HANGING = -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 tests: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(HANGING) --ignore tests/jaxed $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(HANGING) tests/jaxed $(ARGS)
+
+docs: .venv/dev ## build the documentation's site in build/site, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 doctests: .venv/dev
 	$(BIN)/pytest -q --doctest-modules src/trainact

@@ -66,6 +66,7 @@ SCALING = ROOT / "docs" / "scaling.md"
 JAX = ROOT / "docs" / "jax.md"
 JAX_DIGITS = ROOT / "records" / "jax" / "digits.jsonl"
 RECIPES = ROOT / "docs" / "recipes.md"
+REPRODUCTION = ROOT / "docs" / "reproduction.md"
 RECIPE_CURVES = ROOT / "docs" / "recipes.png"
 WHY = ROOT / "docs" / "why-it-works.md"
 RECIPE_RUNS = sorted((ROOT / "records" / "recipes").glob("*.jsonl"))
@@ -99,15 +100,19 @@ def why_page() -> str:
 
 
 def recipes_page() -> str:
+    """How fast images are made ready."""
+    return fill(RECIPES.read_text(), "pipelines", pipelines_section())
+
+
+def reproduction_page() -> str:
     """What was run of each recipe and gave what, and what is uncertain about it."""
     runs = [
         (str(path.relative_to(ROOT)), record)
         for path in RECIPE_RUNS
         for record in load_runs(path)
     ]
-    page = fill(RECIPES.read_text(), "recipes", "\n".join(recipes_section(runs)))
+    page = fill(REPRODUCTION.read_text(), "recipes", "\n".join(recipes_section(runs)))
     page = fill(page, "choices", "\n".join(choices_section()))
-    page = fill(page, "pipelines", pipelines_section())
     lines = [f"![accuracy over epochs]({RECIPE_CURVES.name})", ""] if runs else []
     for path in RECIPE_RUNS:
         lines += results(path)
@@ -215,6 +220,7 @@ def generate() -> dict[Path, str]:
         README: fill(readme, "steps", steps_section()),
         WAYS: ways,
         RECIPES: recipes_page(),
+        REPRODUCTION: reproduction_page(),
         SCALING: scaling_page(),
         JAX: jax_page(),
         FIRST_LAYER: first_layer_page(),

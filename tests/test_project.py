@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,34 +13,6 @@ import trainact
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-README = (ROOT / "README.md").read_text()
-
-
-def code_blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-def test_readme_has_code() -> None:
-    assert len(code_blocks("python")) >= 2
-
-
-@pytest.mark.parametrize("block", code_blocks("python"))
-def test_readme_code_runs(block: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-
-
-def test_readme_commands_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    targets = re.findall(r"^\s*make (\w+)", README, flags=re.MULTILINE)
-    assert {"compare", "test"} <= set(targets)
-    for target in targets:
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
 def test_importing_the_core_imports_nothing_more() -> None:
@@ -71,8 +42,8 @@ def test_public_names_are_documented(name: str) -> None:
     public = getattr(trainact, name)
     assert inspect.getdoc(public)
     if inspect.isfunction(public):
-        for part in ("Args:", "Returns:", "Example:"):
-            if name != "tract_layers" or part != "Example:":
+        for part in ("Args:", "Returns:", "Examples:"):
+            if name != "tract_layers" or part != "Examples:":
                 assert part in inspect.getdoc(public), part
 
 
@@ -84,4 +55,4 @@ def test_type_checker_exceptions_are_few() -> None:
 
 def test_files_stay_small() -> None:
     sizes = {p.name: len(p.read_text().splitlines()) for p in SOURCES}
-    assert max(sizes.values()) <= 350, max(sizes, key=sizes.__getitem__)
+    assert max(sizes.values()) <= 300, max(sizes, key=sizes.__getitem__)

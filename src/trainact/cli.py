@@ -181,14 +181,22 @@ def _run_lab(name: str, command: Command, arguments: Sequence[str]) -> int:
 
     try:
         options = tyro.cli(
-            _load(command.options), args=list(arguments), prog=f"trainact {name}"
+            load(command.options), args=list(arguments), prog=f"trainact {name}"
         )
-        return _load(command.main)(options)
+        return load(command.main)(options)
     except LabError as error:
         return _fail(str(error))
 
 
-def _load(reference: str) -> Any:
+def load(reference: str) -> Any:
+    """Import what a command names.
+
+    Args:
+        reference: ``module:attribute``.
+
+    Returns:
+        The attribute.
+    """
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
 

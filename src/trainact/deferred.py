@@ -47,7 +47,7 @@ class deferred:  # noqa: N801
             computed from other parameters, the model is in such a block already, a
             layer has an `Estimate`, or `FullyShardedDataParallel` is in it.
 
-    Example:
+    Examples:
         >>> import torch, trainact
         >>> model = trainact.apply(torch.nn.Sequential(torch.nn.Linear(3, 1)))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -88,7 +88,7 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
             too many entries for a spectrum, or the gradient is not of the output's
             shape.
 
-    Example:
+    Examples:
         >>> import torch, trainact
         >>> layer = trainact.TrAct(torch.nn.Linear(2, 1))
         >>> x = torch.tensor([[1.0, 0.0], [0.0, 3.0]])

@@ -43,7 +43,7 @@ class Estimate:
     Cost: with ``decay`` (or over several ranks) a P x P system per refresh also where
     there are fewer rows than entries, which is dearer than their exact statistics.
 
-    Example:
+    Examples:
         >>> import torch, trainact
         >>> estimate = trainact.Estimate(every=4, fraction=0.25)
         >>> trainact.TrAct(torch.nn.Linear(3, 2), estimate=estimate).estimate

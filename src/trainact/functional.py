@@ -49,7 +49,7 @@ def patch_gram(
     Raises:
         ValueError: if the arguments do not fit the input.
 
-    Example:
+    Examples:
         >>> import torch, trainact
         >>> x = torch.arange(4.0).reshape(1, 1, 4)
         >>> trainact.functional.patch_gram(x, kernel_size=2)
@@ -140,7 +140,7 @@ def precondition(
         ValueError: if the entries do not match or λ is not positive.
         TypeError: if ``relative`` is not a bool.
 
-    Example:
+    Examples:
         >>> import torch, trainact
         >>> w = torch.zeros(1, 2, requires_grad=True)
         >>> x = torch.tensor([[1.0, 0.0], [0.0, 3.0]])

@@ -65,7 +65,7 @@ def first_layers(model: nn.Module, example_input: Any = None) -> dict[str, nn.Mo
         ValueError: if no first layer can be told, or one of them is of an unsupported
             type. The message lists the candidates.
 
-    Example:
+    Examples:
         >>> import torch, trainact
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> trainact.first_layers(model)

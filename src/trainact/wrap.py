@@ -65,7 +65,7 @@ def TrAct(  # noqa: N802
     of an n x n matrix (b x b if b < n); nothing in eval mode, without gradients or with
     a frozen weight.
 
-    Example:
+    Examples:
         >>> import torch, trainact
         >>> trainact.TrAct(torch.nn.Conv2d(3, 64, 3), lam=0.1)
         TrActConv2d(3, 64, kernel_size=(3, 3), stride=(1, 1), lam=0.1)
@@ -115,7 +115,7 @@ def apply(
             positive.
         TypeError: if ``estimate`` is not an `Estimate` or ``relative`` not a bool.
 
-    Example:
+    Examples:
         >>> import torch, trainact
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU())
         >>> trainact.apply(model)
@@ -151,7 +151,7 @@ def remove(model: ModelT) -> ModelT:
     Raises:
         ValueError: if a layer's class was changed since. Nothing has been changed then.
 
-    Example:
+    Examples:
         >>> import torch, trainact
         >>> trainact.remove(trainact.TrAct(torch.nn.Linear(3, 2)))
         Linear(in_features=3, out_features=2, bias=True)
@@ -204,7 +204,7 @@ def split_parameters(
     Raises:
         ValueError: if no layer is under TrAct.
 
-    Example:
+    Examples:
         >>> import torch, trainact
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
         >>> first, rest = trainact.split_parameters(trainact.apply(model))

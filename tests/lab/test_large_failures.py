@@ -21,11 +21,11 @@ from trainact.lab.config import RunConfig
 from trainact.lab.data.images import SPLIT_SEED
 from trainact.lab.data.photographs import ShardSource, shards
 from trainact.lab.data.pipeline import make_batches
+from trainact.lab.epoch_result import EpochResult
 from trainact.lab.errors import LabError
 from trainact.lab.jobs import Job, Place, carry_out, data_of, key_of
 from trainact.lab.methods import Method, MethodSettings
 from trainact.lab.ranks import this_process
-from trainact.lab.task import EpochResult
 from trainact.lab.workspace import Workspace
 
 # 5 steps an epoch, the last one of 2 images.

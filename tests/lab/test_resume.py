@@ -20,10 +20,10 @@ from tests.lab.conftest import CONFIG
 from trainact.lab import models
 from trainact.lab import run as run_module
 from trainact.lab.config import RunConfig
+from trainact.lab.epoch_result import EpochResult
 from trainact.lab.errors import LabError
 from trainact.lab.jobs import Job, Place, carry_out, key_of
 from trainact.lab.records import Record
-from trainact.lab.task import EpochResult
 from trainact.lab.workspace import Workspace
 
 TIMES = ("seconds", "eval_seconds", "compile_seconds", "started", "command")

@@ -62,7 +62,7 @@ class TrActHooks:
             integer.
         TypeError: if ``relative`` is not a bool.
 
-    Example:
+    Examples:
         ``Trainer(callbacks=[TrActCallback()])``
     """
 

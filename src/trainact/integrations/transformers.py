@@ -55,7 +55,7 @@ class TrActCallback(TrainerCallback):
         ValueError: if λ is not positive.
         TypeError: if ``relative`` is not a bool.
 
-    Example:
+    Examples:
         ``Trainer(model, args, train_dataset=..., callbacks=[TrActCallback()])``
     """
 
@@ -118,7 +118,7 @@ class DeferredMixin(_Base):
     clipped; see `trainact.deferred`. The model must be under TrAct when training
     begins: by `TrActCallback`, or by `trainact.apply`.
 
-    Example:
+    Examples:
         ``class MyTrainer(DeferredMixin, Trainer): pass``
     """
 

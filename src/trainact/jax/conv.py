@@ -77,7 +77,7 @@ def tract_conv(
         ValueError: if shapes, dtypes or settings do not fit, or λ is not positive.
         TypeError: if ``relative`` is not a bool.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from trainact.jax import tract_conv
         >>> x, w = jnp.arange(4.0).reshape(1, 4, 1), jnp.zeros((2, 1, 1))

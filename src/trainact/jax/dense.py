@@ -54,7 +54,7 @@ def tract_dense(
         ValueError: if shapes or dtypes do not fit, or λ is not positive.
         TypeError: if ``relative`` is not a bool.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from trainact.jax import tract_dense
         >>> x, w = jnp.array([[1.0, 0.0], [0.0, 3.0]]), jnp.zeros((2, 1))

@@ -131,7 +131,7 @@ def apply(
         ValueError: if λ is not positive, or a layer is of another kind or under TrAct.
         TypeError: if ``relative`` is not a bool.
 
-    Example:
+    Examples:
         >>> import equinox as eqx, jax
         >>> import trainact.jax.equinox
         >>> model = eqx.nn.MLP(4, 2, 8, 1, key=jax.random.key(0))

@@ -68,7 +68,7 @@ def patch_gram(
     Raises:
         ValueError: if the arguments do not fit the input.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import trainact.jax
         >>> x = jnp.arange(4.0).reshape(1, 1, 4)
@@ -168,7 +168,7 @@ def precondition(
         ValueError: if the entries do not match or λ is not positive.
         TypeError: if ``relative`` is not a bool.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> import trainact.jax
         >>> w, x = jnp.zeros((1, 2)), jnp.array([[1.0, 0.0], [0.0, 3.0]])
@@ -212,7 +212,7 @@ def precondition_gradient(grad: Array, factor: Factor, *, layout: str) -> Array:
     Raises:
         ValueError: if the entries do not match.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from trainact.jax import GramSums, dense_sums
         >>> from trainact.jax import factorise, precondition_gradient

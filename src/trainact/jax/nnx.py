@@ -61,7 +61,7 @@ def apply(
             is named and there are several, or if λ is not positive.
         TypeError: if ``relative`` is not a bool.
 
-    Example:
+    Examples:
         >>> from flax import nnx
         >>> import trainact.jax.nnx
         >>> model = nnx.Conv(3, 8, (3, 3), rngs=nnx.Rngs(0))

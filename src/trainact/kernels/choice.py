@@ -76,7 +76,7 @@ class use:  # noqa: N801 - read as a verb, like torch.no_grad
     Raises:
         ValueError: if a backend is not known, or none is given.
 
-    Example:
+    Examples:
         >>> import trainact
         >>> with trainact.kernels.use("library"):
         ...     pass

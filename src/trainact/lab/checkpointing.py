@@ -12,9 +12,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from trainact.lab.epoch_result import EpochResult, is_lost
 from trainact.lab.errors import LabError, describe_os_error
 from trainact.lab.ranks import agree
-from trainact.lab.task import EpochResult, Task, is_lost
+from trainact.lab.task import Task
 
 # Several processes must agree whether to keep a checkpoint, which makes them wait for
 # each other.

@@ -14,13 +14,13 @@ from trainact.lab import environment
 from trainact.lab.config import RunConfig, setting_hash
 from trainact.lab.data import AnyData, is_in_memory, load_for
 from trainact.lab.devices import resolve_device
+from trainact.lab.epoch_result import EpochResult
 from trainact.lab.errors import LabError, describe_os_error
 from trainact.lab.experiment_options import Pipeline
 from trainact.lab.loggers import close, make_logger
 from trainact.lab.ranks import agree, this_process
 from trainact.lab.records import EpochRecord, Record, finite
 from trainact.lab.run import Execution, OnEpoch, train
-from trainact.lab.task import EpochResult
 from trainact.lab.workspace import Workspace
 
 

@@ -212,7 +212,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
     Raises:
         ValueError: if a parameter is in more than one of them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> first, rest = torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)
         >>> chained = ChainedOptimizer(

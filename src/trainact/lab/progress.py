@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from trainact.lab.config import RunConfig
+from trainact.lab.epoch_result import EpochResult
 from trainact.lab.ranks import this_process
 from trainact.lab.records import Record
-from trainact.lab.task import EpochResult
 
 _PLAIN_WIDTH = 110
 _SECONDS_BETWEEN_LINES = 60.0

@@ -24,13 +24,14 @@ from trainact.lab.data.pipeline import (
     make_batches,
     make_test_batches,
 )
+from trainact.lab.epoch_result import EpochResult, is_lost
 from trainact.lab.errors import LabError
 from trainact.lab.experiment_options import Pipeline
 from trainact.lab.prepare import prepare_model
 from trainact.lab.quiet import OwnSigterm, interruptible, quiet_lightning
 from trainact.lab.ranks import this_process
 from trainact.lab.records import Record, finite
-from trainact.lab.task import EpochResult, Task, is_lost
+from trainact.lab.task import Task
 from trainact.lab.trainer import deferral, make_trainer
 from trainact.lab.weights import keep_weights
 

@@ -5,10 +5,9 @@ A subclass says what the loss of a batch is and how a model is tested.
 
 from __future__ import annotations
 
-import math
 import time
 from abc import abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torchmetrics.aggregation import SumMetric
 
 from trainact.lab.config import RunConfig
 from trainact.lab.data.batches import Batches, Portion
+from trainact.lab.epoch_result import EpochResult
 from trainact.lab.methods import find_method
 from trainact.lab.ranks import least
 from trainact.lab.schedules import make_schedule
@@ -30,27 +30,6 @@ _STEPS_BETWEEN_CHECKS = 32
 # Without it, seed and epoch decide the order of the images and their augmentation.
 _FOR_THE_MODEL = 1
 _NEVER = torch.iinfo(torch.int64).max
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What one epoch gave.
-
-    Attributes:
-        accuracy: on the test images after the epoch; mAP for detection.
-        top5: likewise, of the five most likely classes; None for few classes.
-        loss: mean over the epoch's training images; may be infinite or NaN.
-        seconds: training, without evaluation and compilation.
-        eval_seconds: evaluation.
-        compile_seconds: first step and first test of a compiled model.
-    """
-
-    accuracy: float
-    top5: float | None
-    loss: float
-    seconds: float
-    eval_seconds: float
-    compile_seconds: float
 
 
 class Task(LightningModule):
@@ -289,15 +268,3 @@ def _total(metric: SumMetric) -> Tensor:
     """Over all processes, as sums of each stay what they are."""
     with metric.sync_context():
         return metric.sum_value.clone()
-
-
-def is_lost(history: list[EpochResult]) -> bool:
-    """Whether a run ended because its loss was not finite.
-
-    Args:
-        history: of the run so far.
-
-    Returns:
-        True if the last epoch's loss is infinite or NaN.
-    """
-    return bool(history) and not math.isfinite(history[-1].loss)
