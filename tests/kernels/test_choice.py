@@ -94,7 +94,7 @@ def test_a_choice_ends_with_an_error() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cuda",), "backend 'cuda' is not one of library, triton, auto"),
+        (("cuda",), f"backend 'cuda' is not one of {', '.join(choice.BACKENDS)}"),
         ((), "give a backend, or one for products= or inverse="),
     ],
 )

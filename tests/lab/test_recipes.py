@@ -184,6 +184,37 @@ def test_words(recipe: Recipe) -> None:
     assert recipe.hours is None, "nobody has measured one"
 
 
+TUNED_STUDIES = [
+    recipe
+    for recipe in STUDIES.values()
+    if recipe.name.startswith(("first-layer-", "optimizers-"))
+]
+
+
+@pytest.mark.parametrize("recipe", TUNED_STUDIES, ids=lambda recipe: recipe.name)
+def test_tuned_studies(recipe: Recipe) -> None:
+    """Every arm has the same learning rates, and one λ."""
+    given = recipe.setting
+    family, *problem, optimizer, lr = recipe.name.split("-")
+    assert (given.optimizer, f"{given.lr:g}") == (optimizer, lr)
+    if family == "optimizers":
+        assert problem == [given.data, str(given.epochs)]
+    else:
+        model = given.model.rpartition(":")[2]
+        assert ["first", "layer", *model.split("-")] == [family, *problem]
+    rates = find_recipes([recipe.name.removesuffix(f"-{lr}")])
+    assert {r.setting.lr for r in rates} == set(RATES[optimizer])
+    assert {r.arms for r in rates} == {recipe.arms}
+    assert {arm.lam for arm in recipe.arms} == {None, 0.1}
+
+
+@pytest.mark.parametrize("pixels", ["0-1", "0-255", "cifar10"])
+def test_damping_studies(pixels: str) -> None:
+    recipe = STUDIES[f"damping-{pixels}"]
+    assert recipe.setting.normalise == pixels
+    assert {arm.lam for arm in recipe.arms} == {None, 0.01, 0.1, 1.0}
+
+
 @pytest.mark.parametrize("recipe", STUDIES.values(), ids=lambda recipe: recipe.name)
 def test_studies(recipe: Recipe) -> None:
     """What is not the paper's: named after what differs, the baseline first."""
@@ -191,23 +222,6 @@ def test_studies(recipe: Recipe) -> None:
     assert recipe.arms[0].name == "vanilla"
     for arm in recipe.arms:
         assert (arm.lam is not None) == KNOWN_METHODS[arm.method].uses_lam
-    given = recipe.setting
-    if recipe.name.startswith("damping"):
-        assert recipe.name == f"damping-{given.normalise}"
-        assert {arm.lam for arm in recipe.arms} == {None, 0.01, 0.1, 1.0}
-    else:
-        family, *problem, optimizer, lr = recipe.name.split("-")
-        assert (given.optimizer, f"{given.lr:g}") == (optimizer, lr)
-        if family == "optimizers":
-            assert problem == [given.data, str(given.epochs)]
-        else:
-            model = given.model.rpartition(":")[2]
-            assert ["first", "layer", *model.split("-")] == [family, *problem]
-        # Every arm has the same learning rates, and one λ.
-        rates = find_recipes([recipe.name.removesuffix(f"-{lr}")])
-        assert {r.setting.lr for r in rates} == set(RATES[optimizer])
-        assert {r.arms for r in rates} == {recipe.arms}
-        assert {arm.lam for arm in recipe.arms} == {None, 0.1}
     for part in ("Source: ", "Hardware: ", "Numbers: "):
         assert part in header(recipe)
 
