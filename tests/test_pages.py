@@ -28,7 +28,6 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
 )
 LANGUAGES = {"diff", "math", "python", "sh", "text"}
-LINK = re.compile(r"\]\(([^)\s]+)\)")
 SNIPPET = re.compile(r'--8<-- "(.+)"\n')
 
 
@@ -73,7 +72,7 @@ CODE = code_by_page()
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Where a command stands, and its words without ``.venv/bin/``."""
     for block in BLOCKS:
-        # Those of CONTRIBUTING.md belong to its diffs: `test_contributing.py` runs them.
+        # CONTRIBUTING.md's belong to its diffs: `test_contributing.py` runs them.
         if block.language == "sh" and block.page.name != "CONTRIBUTING.md":
             for line in block.text.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
@@ -154,9 +153,11 @@ def pip_targets() -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_exist(page: Path) -> None:
     """Those to files; the site's build checks anchors, and whether it has the page."""
-    for target in LINK.findall(page.read_text()):
-        if not target.startswith(("#", "http")):
-            assert (page.parent / target.partition("#")[0]).is_file(), target
+    for token in MarkdownIt().parse(page.read_text()):
+        for child in token.children or ():
+            target = str(child.attrGet("href") or child.attrGet("src") or "#")
+            if not target.startswith(("#", "http")):
+                assert (page.parent / target.partition("#")[0]).is_file(), target
 
 
 def test_the_readme_names_the_two_commands() -> None:
