@@ -52,6 +52,7 @@ from trainact.lab.tables import NOTE, markdown_table, title
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+INDEX = ROOT / "docs" / "index.md"
 CURVES = ROOT / "docs" / "compare.png"
 COMPARISONS = [
     ROOT / "records" / "compare" / f"{name}.jsonl" for name in ("cifar10-10k", "digits")
@@ -72,12 +73,13 @@ WHY = ROOT / "docs" / "why-it-works.md"
 RECIPE_RUNS = sorted((ROOT / "records" / "recipes").glob("*.jsonl"))
 
 
-def compare_section() -> str:
-    """Tables of the committed comparisons, with where they come from."""
-    lines = [f"![accuracy over epochs]({CURVES.relative_to(ROOT)})", ""]
-    for path in COMPARISONS:
+def compare_section(page: Path, paths: Sequence[Path]) -> str:
+    """Tables of committed comparisons, with where they come from."""
+    curves = CURVES.relative_to(page.parent)
+    lines = [f"![accuracy over epochs]({curves})", ""]
+    for path in paths:
         lines += results(path)
-    return "\n".join([*lines, NOTE])
+    return fill(page.read_text(), "compare", "\n".join([*lines, NOTE]))
 
 
 def results(path: Path) -> list[str]:
@@ -211,13 +213,14 @@ def performance_section() -> str:
 
 def generate() -> dict[Path, str]:
     """The documents as the records want them."""
-    readme = fill(README.read_text(), "compare", compare_section())
+    readme = compare_section(README, COMPARISONS[:1])
     ways = WAYS.read_text()
     for name, cell in errors().items():
         if f"<!-- {name}: begin -->" in ways:
             ways = fill(ways, name, cell, gap="")
     return {
         README: fill(readme, "steps", steps_section()),
+        INDEX: compare_section(INDEX, COMPARISONS),
         WAYS: ways,
         RECIPES: recipes_page(),
         REPRODUCTION: reproduction_page(),
