@@ -18,15 +18,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import trainact
-from trainact.geometry import Geometry, conv_geometry
-from trainact.lab.bench.operations import local_work, synced_work
-from trainact.lab.bench.volumes import (
+from benchmarks.scaling_operations import local_work, synced_work
+from benchmarks.scaling_volumes import (
     Collective,
     Stem,
     collectives,
     local_kept_bytes,
     synced_kept_bytes,
 )
+from trainact.geometry import Geometry, conv_geometry
 
 
 class KeptStorages(TorchDispatchMode):

@@ -32,7 +32,7 @@ import trainact
 from tests.tolerances import relative_error
 from trainact import Estimate
 from trainact.estimator import Estimator
-from trainact.geometry import Geometry, conv_geometry
+from trainact.geometry import Geometry, layer_geometry
 from trainact.lab.data import ImageData, load_data
 from trainact.lab.data.images import stratified_subset
 from trainact.lab.data.normalise import Normalise
@@ -226,7 +226,7 @@ def measure(problem: Problem) -> Iterator[dict[str, Any]]:
     assert watch is not None  # noqa: S101
     assert watch.first_batch is not None  # noqa: S101
     layer, x = watch.layer, watch.first_batch
-    geometry = None if isinstance(layer, nn.Linear) else conv_geometry(layer)
+    geometry = layer_geometry(layer)
     ratios, exact_ms = times(x, geometry, problem.settings)
     common = {
         "data": "CIFAR-10" if "cifar10" in problem.data else problem.data,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.scaling_links import Link, all_gather_s, all_reduce_s
+from benchmarks.scaling_operations import Work
+from benchmarks.scaling_volumes import Stem, collectives
 from trainact.geometry import make_geometry
-from trainact.lab.bench.links import Link, all_gather_s, all_reduce_s
-from trainact.lab.bench.operations import Work
 from trainact.lab.bench.tables import markdown
-from trainact.lab.bench.volumes import Stem, collectives
 
 # Assumptions, not measurements: change one, and `make readme` writes the page anew.
 NODE = 8

@@ -15,21 +15,19 @@ from benchmarks.scaling_assumptions import (
     link_of,
     read_case,
 )
-from benchmarks.scaling_measured import counts, times, wires
-from benchmarks.sections import RECORDS, load, source
-from trainact.lab.bench.links import (
+from benchmarks.scaling_links import (
     all_gather_s,
     all_reduce_s,
     ring_all_reduce_s,
 )
-from trainact.lab.bench.operations import (
+from benchmarks.scaling_measured import counts, times, wires
+from benchmarks.scaling_operations import (
     gram_flops,
     local_work,
     synced_work,
     weight_gradient_flops,
 )
-from trainact.lab.bench.tables import markdown
-from trainact.lab.bench.volumes import (
+from benchmarks.scaling_volumes import (
     Stem,
     collectives,
     exchange,
@@ -37,6 +35,8 @@ from trainact.lab.bench.volumes import (
     scratch_bytes,
     synced_kept_bytes,
 )
+from benchmarks.sections import RECORDS, load, source
+from trainact.lab.bench.tables import markdown
 
 SCALING = RECORDS / "scaling-cpu.jsonl"
 

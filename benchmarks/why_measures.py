@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainact.diagnostics import gradient_rows
-from trainact.lab.methods.first_layer import layer_geometry
+from trainact.geometry import layer_geometry
 from trainact.rows import extract_rows
 
 LAM = 0.1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -196,11 +195,11 @@ DRAW: dict[str, Callable[[Records], Figure]] = {
 }
 
 
-def save_pictures(records: Records, folder: Path = DOCS) -> None:
+def save_pictures(records: Records) -> None:
     """Draw all pictures of the page."""
     for measure in MEASURES:
         some = [record for record in records if record["measure"] == measure]
-        path = folder / f"why-{measure}.png"
+        path = DOCS / f"why-{measure}.png"
         DRAW[measure](some).savefig(path, dpi=DPI, pil_kwargs={"optimize": True})
 
 

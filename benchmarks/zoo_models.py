@@ -26,7 +26,6 @@ class Entry:
     build: Callable[[], nn.Module]
     example: Callable[[nn.Module], Any]
     device: str = "meta"
-    text_only: bool = False
 
     @property
     def version(self) -> str:

@@ -117,20 +117,6 @@ def test_copies_train_alike(named, duplicate) -> None:
     assert torch.equal(twin.weight.grad, layer.weight.grad)
 
 
-def test_state_dicts_exchange_with_plain_layers(named) -> None:
-    layer, x = named
-    plain = copy.deepcopy(layer)
-    trainact.TrAct(layer)
-    buffer = io.BytesIO()
-    torch.save(layer.state_dict(), buffer)
-    buffer.seek(0)
-    with torch.no_grad():
-        plain.weight.zero_()
-    plain.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
-    assert torch.equal(plain(x), layer(x))
-    layer.load_state_dict(plain.state_dict(), strict=True)
-
-
 def test_a_whole_module_loads_weights_only_once_allowed() -> None:
     layer = trainact.TrAct(nn.Linear(6, 3), lam=0.3)
     buffer = io.BytesIO()
@@ -265,22 +251,3 @@ def test_twice_is_refused_and_leaves_the_first_alone() -> None:
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(TypeError, match=r"takes a layer \(an nn.Module\), not Tensor"):
         trainact.TrAct(torch.zeros(3))
-
-
-def test_compiles_without_graph_breaks(named) -> None:
-    layer, x = named
-    trainact.TrAct(layer)
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
-    layer(x).square().sum().backward()
-    eager = layer.weight.grad.clone()
-    layer.zero_grad()
-    compiled(x).square().sum().backward()
-    torch.testing.assert_close(layer.weight.grad, eager)
-
-
-def test_exports_in_eval_mode(named) -> None:
-    layer, x = named
-    trainact.TrAct(layer).eval()
-    program = torch.export.export(layer, (x,))
-    torch.testing.assert_close(program.module()(x), layer(x))
-    torch.testing.assert_close(torch.jit.trace(layer, x)(x), layer(x))

@@ -37,7 +37,12 @@ from trainact.sync import (
     join_sums,
     split_sums,
 )
-from trainact.torch_internals import backward_task, in_ddp_forward, in_transform
+from trainact.torch_internals import (
+    backward_task,
+    in_ddp_forward,
+    in_transform,
+    outside_graphs,
+)
 
 
 class Accumulator:
@@ -79,7 +84,7 @@ class Accumulator:
         self._num_rows = 0
         self._in_span = True
 
-    @torch.compiler.disable
+    @outside_graphs
     def observe(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
         """Pass the weight on; when its gradient comes back, count the input's rows.
 

@@ -31,7 +31,7 @@ from trainact.later import precondition_later
 from trainact.precision import full_precision, statistics_dtype
 from trainact.statistics import sum_products
 from trainact.sync import Group, join_sums, refuse_what_cannot_work, split_sums
-from trainact.torch_internals import in_transform
+from trainact.torch_internals import in_transform, outside_graphs
 
 
 class Estimator:
@@ -54,7 +54,7 @@ class Estimator:
         self._valid_for: Any = None
         self._latest: _Sums | _Rows | None = None
 
-    @torch.compiler.disable  # a graph would replay the factor of its first call
+    @outside_graphs  # a graph would replay the factor of its first call
     def precondition(
         self,
         weight: Tensor,

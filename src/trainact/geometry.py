@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -110,7 +109,7 @@ def conv_geometry(layer: nn.Module) -> Geometry:
     Returns:
         Its geometry.
     """
-    conv = cast("_ConvNd", layer)
+    conv = cast("nn.Conv2d", layer)
     return Geometry(
         channels=conv.in_channels,
         kernel_size=tuple(conv.kernel_size),
@@ -120,6 +119,18 @@ def conv_geometry(layer: nn.Module) -> Geometry:
         groups=conv.groups,
         padding_mode=conv.padding_mode,
     )
+
+
+def layer_geometry(layer: nn.Module) -> Geometry | None:
+    """Say how a layer cuts its input into patches.
+
+    Args:
+        layer: a Linear, Conv1d, Conv2d or Conv3d.
+
+    Returns:
+        Its geometry; None for a linear layer, whose patches are the input's vectors.
+    """
+    return None if isinstance(layer, nn.Linear) else conv_geometry(layer)
 
 
 def resolve_padding(

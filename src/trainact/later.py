@@ -1,8 +1,9 @@
 """The identity on the weight whose factor is asked for in the backward, not before.
 
-Statistics that other ranks add to, or that a layer keeps from call to call, must be
-started once for each call. Activation checkpointing runs a forward twice: here the
-second pass finds what the first one started.
+Statistics that other ranks add to, that are made on a stream of their own, or that a
+layer keeps from call to call, must be started once for each call. Activation
+checkpointing runs a forward twice: here the second pass finds what the first one
+started.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from torch import Tensor, nn
 from torch.utils.weak import TensorWeakRef
 
 from trainact.factor import Factor
+from trainact.precision import full_precision
 from trainact.sharded import apply_to_gradient
 from trainact.torch_internals import backward_task
 
 
 class Pending:
-    """The statistics of one call on their way around the ranks, and then its factor.
+    """The statistics of one call while they are under way, and then its factor.
 
     Args:
-        finish: waits for the other ranks and factorises.
+        finish: waits for what is under way and factorises.
         token: saved for the backward like any other tensor, and held by nobody else.
     """
 
@@ -40,10 +42,10 @@ class Pending:
         return self._token() is None
 
     def factor(self) -> Factor:
-        """Wait for the other ranks and factorise, once.
+        """Finish the statistics and factorise, once.
 
         Returns:
-            The factor of all ranks' rows.
+            The factor of all rows that count.
         """
         self.used = True
         if self._finish is not None:
@@ -52,7 +54,7 @@ class Pending:
 
 
 class _PreconditionLater(torch.autograd.Function):
-    """Identity forward; the backward waits for the statistics of all ranks."""
+    """Identity forward; the backward finishes the statistics."""
 
     # Without a setup_context, as in `trainact.precondition`: transforms are refused.
     @staticmethod
@@ -64,7 +66,7 @@ class _PreconditionLater(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = grad_outputs
-        with torch.autocast(grad.device.type, enabled=False):
+        with full_precision(grad):
             with torch.no_grad():
                 factor = ctx.pending.factor()
             return apply_to_gradient(grad, factor), None, None

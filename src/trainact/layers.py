@@ -161,7 +161,8 @@ class TrActLinear(TrActLayer, nn.Linear):
             ``[..., out_features]``, as `torch.nn.Linear` computes it.
         """
         weight = self.weight
-        if self._trains(weight, input) and input.shape[-1] == self.in_features:
+        # An input that the layer cannot take is left to its own error message.
+        if self._trains(weight, input) and fits(input, weight, None):
             weight = self._marked(weight, input, geometry=None)
         return F.linear(input, weight, self.bias)
 
@@ -174,7 +175,6 @@ class _TrActConv(TrActLayer):
     ) -> Tensor:
         if self._trains(weight, input):
             geometry = conv_geometry(self)
-            # An input that the layer cannot take is left to its own error message.
             if fits(input, weight, geometry):
                 weight = self._marked(weight, input, geometry)
         return super()._conv_forward(input, weight, bias)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
@@ -199,6 +199,11 @@ TRACT_CLASSES: dict[type[nn.Module], type[TrActLayer]] = {
     nn.Conv3d: TrActConv3d,
 }
 PLAIN_CLASSES = {tract: plain for plain, tract in TRACT_CLASSES.items()}
+
+
+# What a converted layer may have in addition; by which further names it is reached.
+ADDED = tuple(TrActLayer.__annotations__)
+ADDED_NAMES = (*ADDED, *(k for k, v in vars(TrActLayer).items() if type(v) is property))
 
 
 def make_group(sync: Any) -> Group | None:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainact.torch_internals import constant_in_graphs
+
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
     """Dtype in which products of input entries are formed: float32 or wider.
@@ -50,7 +52,7 @@ def full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def rounds_float32(device_type: str) -> bool:
     """Whether float32 matrix products are rounded on a device, by the user's settings.
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from trainact.factor import Factor, apply_factor
+from trainact.precision import full_precision
 from trainact.sharded import apply_to_gradient
 from trainact.torch_internals import in_transform
 
@@ -40,7 +41,7 @@ class _Precondition(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
-        with torch.autocast(grad.device.type, enabled=False):
+        with full_precision(grad):
             factor = Factor(*ctx.saved_tensors)
             return apply_to_gradient(grad, factor), None, None, None
 
@@ -71,6 +72,6 @@ def may_be_transformed() -> bool:
 
 
 def _add_zero(weight: Tensor, factor: Factor) -> Tensor:
-    with torch.autocast(weight.device.type, enabled=False):
+    with full_precision(weight):
         product = apply_factor(weight, factor.inner.mT, factor.basis, factor.outer)
         return weight.detach() + (product - product.detach())

@@ -25,6 +25,8 @@ _NORMS = (
     nn.GroupNorm,
     nn.RMSNorm,
 )
+# Candidates that a message lists.
+_NAMED = 8
 REASONS: tuple[tuple[Any, str], ...] = (
     (
         _NORMS,
@@ -156,12 +158,11 @@ def check_supported(name: str, module: nn.Module) -> None:
         raise ValueError(msg)
 
 
-def candidates(model: nn.Module, limit: int = 8) -> str:
+def candidates(model: nn.Module) -> str:
     """List the layers that a user may mean.
 
     Args:
         model: any module.
-        limit: how many to name.
 
     Returns:
         A sentence for an error message.
@@ -174,8 +175,8 @@ def candidates(model: nn.Module, limit: int = 8) -> str:
     ]
     if not names:
         return "It has no Linear or Conv1d/2d/3d layer."
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"Candidates, in order: {', '.join(names[:limit])}{more}."
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"Candidates, in order: {', '.join(names[:_NAMED])}{more}."
 
 
 def _why_not(module: nn.Module) -> str | None:

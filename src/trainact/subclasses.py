@@ -26,23 +26,15 @@ from torch.nn.utils import parametrize
 
 from trainact.calls import LinearCalls
 from trainact.geometry import Geometry
-from trainact.layers import PLAIN_CLASSES, TRACT_CLASSES, TrActLayer, fits
+from trainact.layers import (
+    ADDED_NAMES,
+    PLAIN_CLASSES,
+    TRACT_CLASSES,
+    TrActLayer,
+    fits,
+)
 
 _MADE_OF = "_tract_made_of"
-# What TrActLayer adds to a layer; an attribute of the same name would be hidden by it.
-_TRACT_NAMES = (
-    "lam",
-    "_lam",
-    "relative",
-    "_relative",
-    "damping",
-    "sync",
-    "ranks",
-    "accumulator",
-    "estimate",
-    "estimator",
-    "overlap",
-)
 # The beginnings of names that parameters have of which the effective weight is made.
 _WEIGHT_NAMES = ("weight", "parametrizations.weight")
 
@@ -240,7 +232,7 @@ def why_not_subclass(layer: nn.Module) -> str | None:
             ", whose weight nn.MultiheadAttention uses without calling the layer: "
             "TrAct could not see its input"
         )
-    taken = [name for name in _TRACT_NAMES if hasattr(layer, name)]
+    taken = [name for name in ADDED_NAMES if hasattr(layer, name)]
     if taken:
         return (
             f" with an attribute {taken[0]!r} of its own, a name that TrAct needs for "

@@ -33,7 +33,7 @@ from trainact.precision import (
 from trainact.precondition import precondition as precondition_with
 from trainact.products import self_product
 from trainact.statistics import sum_products
-from trainact.torch_internals import in_ddp_join, in_transform
+from trainact.torch_internals import in_ddp_join, in_transform, outside_graphs
 
 # Up to this many entries A is summed whatever the number of rows; all ranks must choose
 # alike, and the entries are the same on all of them.
@@ -111,7 +111,7 @@ def _precondition_later(
 
 
 # Which form is right depends on the other ranks' rows, which a graph cannot ask for.
-_outside_of_graphs: Any = torch.compiler.disable(_precondition_later)
+_outside_of_graphs: Any = outside_graphs(_precondition_later)
 
 
 def join_sums(products_GPP: Tensor, num_rows: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every private name of PyTorch that trainact relies on, in one place.
+"""Private names of PyTorch on which behaviour depends, in one place.
 
 Each was checked on torch 2.8 and 2.15; a release that drops one breaks here, and the
 tests of the ways of training say which way.
@@ -8,13 +8,49 @@ tests of the ways of training say which way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parallel import DistributedDataParallel
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def outside_graphs(
+    function: Callable[Arguments, Result],
+) -> Callable[Arguments, Result]:
+    """`torch.compiler.disable`, without importing the compiler at the decoration.
+
+    The compiler is as large as all the rest of torch: `import trainact` would double
+    the time of `import torch`.
+
+    Args:
+        function: that compiled code calls as it is.
+
+    Returns:
+        The function; its first call imports the compiler, as an optimizer does.
+    """
+    return _disable_dynamo(function)
+
+
+def constant_in_graphs(
+    function: Callable[Arguments, Result],
+) -> Callable[Arguments, Result]:
+    """`torch.compiler.assume_constant_result`, without importing the compiler.
+
+    Args:
+        function: whose answer at compilation stands in compiled code.
+
+    Returns:
+        The same function, with the mark that the compiler looks for.
+    """
+    vars(function)["_dynamo_marked_constant"] = True
+    return function
 
 
 def in_transform() -> bool:

@@ -10,14 +10,12 @@ from torch import nn
 
 from trainact.damping import check_lam, check_relative
 from trainact.estimate import Estimate, check_estimate
-from trainact.layers import TrActLayer, make_group
+from trainact.layers import ADDED, TrActLayer, make_group
 from trainact.stem import candidates, check_supported, first_layers
 from trainact.subclasses import plain_class, tract_class
 
 LayerT = TypeVar("LayerT", bound=nn.Module)
 ModelT = TypeVar("ModelT", bound=nn.Module)
-# What a converted layer may have in addition.
-_ADDED = ("_lam", "_relative", "ranks", "accumulator", "estimator", "overlap")
 LayerChoice = str | nn.Module | Iterable[str | nn.Module]
 
 
@@ -166,7 +164,7 @@ def remove(model: ModelT) -> ModelT:
             raise ValueError(msg)
     for module in layers.values():
         module.__class__ = plain_class(module)  # pyright: ignore[reportAttributeAccessIssue]
-        for name in _ADDED:
+        for name in ADDED:
             vars(module).pop(name, None)
     return model
 

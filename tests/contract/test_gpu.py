@@ -26,7 +26,7 @@ from tests.tolerances import (
     low_precision_rtol,
     relative_error,
 )
-from trainact.geometry import conv_geometry
+from trainact.geometry import layer_geometry
 from trainact.statistics import sum_products
 
 from .table import LAYERS, gradient_like
@@ -244,7 +244,7 @@ def tf32_allowed(request):
 @pytest.mark.usefixtures("tf32_allowed")
 def test_tf32_does_not_reach_the_statistics(large) -> None:
     layer, x = large
-    geometry = None if isinstance(layer, nn.Linear) else conv_geometry(layer)
+    geometry = layer_geometry(layer)
     products = sum_products(x, geometry).cpu()
     truth = sum_products(x.cpu().double(), geometry)
     bound = GRAM_EPS * torch.finfo(torch.float32).eps

@@ -19,7 +19,7 @@ from torch import nn
 import trainact
 from tests.cases import oracle_gradient, oracle_rows
 from tests.tolerances import FLOAT32_PROMISE, GRAM_EPS, relative_error, solve_rtol
-from trainact.geometry import conv_geometry
+from trainact.geometry import conv_geometry, layer_geometry
 from trainact.statistics import local_factor, sum_products
 
 from .table import LAYERS, gradient_like, preconditioned
@@ -101,7 +101,7 @@ def test_matmul_precision_setting(
     matmul_precision(setting)
     layer = trainact.TrAct(copy.deepcopy(layer))
     x = torch.randn(shape)
-    geometry = None if isinstance(layer, nn.Linear) else conv_geometry(layer)
+    geometry = layer_geometry(layer)
     error = relative_error(
         sum_products(x, geometry), sum_products(x.double(), geometry)
     )

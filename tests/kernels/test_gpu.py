@@ -24,7 +24,7 @@ from tests.tolerances import (
 )
 from trainact import rows
 from trainact.factor import factorise
-from trainact.geometry import conv_geometry
+from trainact.geometry import layer_geometry
 
 from .conftest import needs_triton
 
@@ -65,7 +65,7 @@ def float32_may_be_rounded():
 def build(name: str, dtype: torch.dtype = torch.float32):
     make, shape = LAYERS[name]
     layer = make().cuda()
-    geometry = None if isinstance(layer, nn.Linear) else conv_geometry(layer)
+    geometry = layer_geometry(layer)
     x = (torch.randn(shape, device="cuda") + 0.5).to(dtype)
     return trainact.TrAct(layer), geometry, x
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from tests.cases import oracle_gradient
 from tests.tolerances import ORACLE_RTOL, relative_error
-from trainact.geometry import conv_geometry
+from trainact.geometry import layer_geometry
 from trainact.lab.bench import floor, gate
 from trainact.lab.bench.cases import CASES, find_case
 from trainact.lab.bench.floor import Ceilings, Floor, find_floor
@@ -65,7 +65,7 @@ def test_truth_is_the_reference(
     z = layer(x)
     grad_z = torch.randn_like(z)
     z.backward(grad_z)
-    geometry = None if isinstance(layer, nn.Linear) else conv_geometry(layer)
+    geometry = layer_geometry(layer)
     given = LayerInput(x, grad_z, x, geometry, layer.weight)
     assert given.matrix_shape[0] == getattr(layer, "groups", 1)
     truth = gate.find_truth(given, 0.1)

@@ -129,6 +129,21 @@ def test_two_processes_share_the_batches_of_a_recipe(
     assert found[0].loss == pytest.approx(found[-1].loss, rel=1e-5)
 
 
+def test_a_relative_lam_and_micro_batches(tmp_path: Path) -> None:
+    """Two images a step, as a whole and one by one."""
+    losses = []
+    for micro_batch in (None, 1):
+        changes = {"method": ("tract-relative",), "lam": (0.1,)}
+        out = tmp_path / str(micro_batch)
+        jobs = smoke_jobs("damping-0-255", out, micro_batch=micro_batch, **changes)
+        record = carry_out(jobs[0], lambda _: None)
+        assert record is not None
+        assert record.micro_batches == (1 if micro_batch is None else 2)
+        losses.append(record.loss)
+    # Batch norm sees one image or two.
+    assert losses[0] == pytest.approx(losses[1], rel=0.5)
+
+
 def test_every_recipe_is_smoked() -> None:
     assert {name for name, _ in SMOKED} == set(RECIPES)
     assert {arm.method for _, arm in SMOKED} == {

@@ -29,7 +29,7 @@ from trainact.lab.recipe_list_options import RecipesOptions
 from trainact.lab.recipe_status import choices_section, recipes_section
 from trainact.lab.recipes import RECIPES, STUDIES, find_recipes, header
 from trainact.lab.recipes.optimizer_study import RATES
-from trainact.lab.recipes.paper_table import AVERAGE, PAPER_TABLE
+from trainact.lab.recipes.paper_table import PAPER_TABLE
 from trainact.lab.records import Record
 from trainact.lab.schedules import SCHEDULES
 
@@ -381,6 +381,12 @@ def test_arms_that_are_added() -> None:
 # The numbers of the tables.
 
 GROUPS = ("vanilla", "tract", "tract_133")
+# The last row of Table 6.
+AVERAGE = {
+    "vanilla": Expected(75.90, 0.26, 93.19, 0.15),
+    "tract": Expected(76.39, 0.24, 93.42, 0.14),
+    "tract_133": Expected(75.94, 0.25, 93.34, 0.15),
+}
 FIELDS = [field.name for field in fields(Expected)]
 
 
@@ -388,14 +394,9 @@ FIELDS = [field.name for field in fields(Expected)]
 @pytest.mark.parametrize("field", FIELDS)
 def test_averages_are_those_that_the_paper_prints(group: str, field: str) -> None:
     values = [getattr(getattr(row, group), field) for row in PAPER_TABLE.values()]
-    printed = getattr(getattr(AVERAGE, group), field)
+    printed = getattr(AVERAGE[group], field)
     assert len(values) == 36
     assert sum(values) / 36 == pytest.approx(printed, abs=0.0051)
-
-
-def test_printed_averages() -> None:
-    found = [(getattr(AVERAGE, g).top1, getattr(AVERAGE, g).top5) for g in GROUPS]
-    assert found == [(75.90, 93.19), (76.39, 93.42), (75.94, 93.34)]
 
 
 def test_wins_are_those_that_the_paper_counts() -> None:

@@ -19,10 +19,12 @@ from tests.lab.applied import apply, settings_for
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 from trainact import reference
 from trainact.lab.config import Setting
+from trainact.lab.errors import LabError
 from trainact.lab.methods import METHODS, MethodSettings
 from trainact.lab.methods.zca import EPS, zca_matrix
 from trainact.lab.models import build_model
 from trainact.lab.optimizers import make_optimizer
+from trainact.lab.trainer import deferral
 
 KINDS = ("linear", "conv1d", "conv2d", "conv3d")
 LAM = 0.1
@@ -211,7 +213,15 @@ def test_muon_makes_a_first_layers_step_orthogonal() -> None:
     assert values.max() / values.min() < 2  # the gradient's own: hundreds
 
 
-@pytest.mark.parametrize("method", ["kfac", "tract-joint"])
+@pytest.mark.parametrize("method", ["tract-running", "tract-sampled"])
+def test_estimates_do_not_see_micro_batches_as_one_batch(method: str) -> None:
+    model = apply(method, nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(8, 3, 16, 16))
+    assert deferral(model, 1) == []
+    with pytest.raises(LabError, match="leave --micro-batch out"):
+        deferral(model, 2)
+
+
+@pytest.mark.parametrize("method", ["kfac", "tract-joint", "whitening+tract"])
 def test_rules_refuse_what_they_do_not_see(method: str) -> None:
     x = torch.randn(2, 3)
     settings: MethodSettings = settings_for(x, "")

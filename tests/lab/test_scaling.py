@@ -24,21 +24,15 @@ from benchmarks.counting import (
     read_stem,
     sent_collectives,
 )
-from tests.distributed.processes import run
-from trainact import sync
-from trainact.cost import can_shift, cheapest_dim
-from trainact.factor import factorise
-from trainact.geometry import make_geometry
-from trainact.lab.bench.links import (
+from benchmarks.scaling_links import (
     Link,
     all_gather_s,
     all_reduce_s,
     ring_all_reduce_s,
     tree_all_reduce_s,
 )
-from trainact.lab.bench.operations import gram_flops, local_work, synced_work
-from trainact.lab.bench.profile import peak_bytes
-from trainact.lab.bench.volumes import (
+from benchmarks.scaling_operations import gram_flops, local_work, synced_work
+from benchmarks.scaling_volumes import (
     Collective,
     Stem,
     collectives,
@@ -47,6 +41,12 @@ from trainact.lab.bench.volumes import (
     scratch_bytes,
     synced_kept_bytes,
 )
+from tests.distributed.processes import run
+from trainact import sync
+from trainact.cost import can_shift, cheapest_dim
+from trainact.factor import factorise
+from trainact.geometry import make_geometry
+from trainact.lab.bench.profile import peak_bytes
 from trainact.shifts import shifted_products
 
 Build = Callable[[], nn.Module]

@@ -15,6 +15,7 @@ from torch import nn
 
 from trainact.integrations.lightning import TrActCallback
 from trainact.lab.config import RunConfig
+from trainact.lab.errors import LabError
 from trainact.lab.ranks import this_process
 from trainact.wrap import tract_layers
 
@@ -80,8 +81,17 @@ def deferral(model: nn.Module, pieces: int) -> list[Callback]:
 
     Returns:
         The callback that does it, where there is something to do.
+
+    Raises:
+        LabError: for statistics that are estimated from call to call.
     """
     layers = list(tract_layers(model).values())
     if pieces == 1 or not layers:
         return []
-    return [TrActCallback(layers[0].lam, deferred=True)]
+    first = layers[0]
+    if first.estimate is not None:
+        raise LabError(
+            "a method with estimated statistics cannot see micro-batches as one batch: "
+            "leave --micro-batch out"
+        )
+    return [TrActCallback(first.lam, relative=first.relative, deferred=True)]

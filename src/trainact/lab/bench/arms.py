@@ -13,13 +13,13 @@ from torch.func import functional_call
 
 import trainact
 from trainact import kernels
-from trainact.geometry import conv_geometry
+from trainact.geometry import layer_geometry
 from trainact.lab.bench.options import ARM_NAMES
 from trainact.lab.errors import LabError, did_you_mean
-from trainact.patches import extract_patches
+from trainact.precision import full_precision
+from trainact.rows import extract_rows
 
 BASELINE = "vanilla"
-OURS = "trainact"
 # Arms whose failure is the measured code's own, not another package's.
 MUST_WORK = ("vanilla", "vanilla-again", "trainact")
 
@@ -43,7 +43,7 @@ class _TimesInverse(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = grad_outputs
         (rows_GNP,) = ctx.saved_tensors
-        with torch.autocast(grad.device.type, enabled=False):
+        with full_precision(grad):
             size = rows_GNP.shape[-1]
             gram_GPP = rows_GNP.mT @ rows_GNP / rows_GNP.shape[-2]
             damped_GPP = gram_GPP + ctx.lam * torch.eye(size, device=grad.device)
@@ -75,24 +75,9 @@ class Unfolded(nn.Module):
             Its output.
         """
         with torch.no_grad():
-            rows_GNP = unfold(self.layer, x).float()
+            rows_GNP = extract_rows(x, layer_geometry(self.layer)).float()
         weight = _TimesInverse.apply(self.layer.weight, rows_GNP, self.lam)
         return functional_call(self.layer, {"weight": weight}, (x,))
-
-
-def unfold(layer: nn.Module, x: Tensor) -> Tensor:
-    """Write out all rows of a layer's input.
-
-    Args:
-        layer: Linear, Conv1d, Conv2d or Conv3d.
-        x: its input, batched.
-
-    Returns:
-        X, ``[G, N, P]``.
-    """
-    if isinstance(layer, nn.Linear):
-        return x.reshape(1, -1, x.shape[-1])
-    return extract_patches(x, conv_geometry(layer))
 
 
 def _untouched(model: nn.Module, layer: str, lam: float) -> nn.Module:

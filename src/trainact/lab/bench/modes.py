@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,14 +33,6 @@ class Mode:
         """As on the command line, with the layout where it is not the usual one."""
         name = MODE_NAMES[2 * self.compiled + self.bf16]
         return f"{name}, channels_last" if self.channels_last else name
-
-    def to_json(self) -> dict[str, Any]:
-        """Write the mode as plain values.
-
-        Returns:
-            A dictionary for a record.
-        """
-        return asdict(self)
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Make the context of the forward pass.

@@ -131,21 +131,20 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(fifths[0], statistics.median(values), fifths[3], low, high)
 
 
-def bootstrap(values: Sequence[float], draws: int = DRAWS) -> tuple[float, float]:
+def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     """Find the 95 % interval of the median by drawing rounds with replacement.
 
     Args:
         values: one per round.
-        draws: number of resamplings.
 
     Returns:
         (low, high).
     """
     rng = random.Random(0)
     medians = sorted(
-        statistics.median(rng.choices(values, k=len(values))) for _ in range(draws)
+        statistics.median(rng.choices(values, k=len(values))) for _ in range(DRAWS)
     )
-    return medians[draws // 40], medians[-draws // 40]
+    return medians[DRAWS // 40], medians[-DRAWS // 40]
 
 
 def exponent(sizes: Sequence[float], times: Sequence[float]) -> float | None:

@@ -12,9 +12,9 @@ from torch import nn
 import trainact
 from trainact.lab.config import Setting
 from trainact.lab.methods.base import Method, MethodSettings
-from trainact.lab.methods.first_layer import PLAIN
 from trainact.lab.methods.tract import TRACT, convert, lam_of
 from trainact.lab.optimizers import make_optimizer
+from trainact.structure import LAYERS
 
 # λ at the end over λ at the beginning; their geometric mean is the given one.
 _SPAN = 16.0
@@ -25,7 +25,7 @@ _SAMPLED = trainact.Estimate(fraction=0.125)
 
 def _convert_all(model: nn.Module, settings: MethodSettings) -> nn.Module:
     """Put TrAct on every layer that it knows."""
-    names = [name for name, module in model.named_modules() if type(module) in PLAIN]
+    names = [name for name, module in model.named_modules() if type(module) in LAYERS]
     return trainact.apply(model, lam=lam_of(settings), layer=names, sync=settings.sync)
 
 

@@ -12,11 +12,9 @@ from typing import Any
 from torch import nn
 
 import trainact
-from trainact.geometry import Geometry, conv_geometry
 from trainact.lab.methods.base import MethodSettings
+from trainact.structure import LAYERS
 from trainact.wrap import resolve_layer
-
-PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def find_first_layer(
@@ -45,25 +43,13 @@ def find_first_layer(
     name, layer = found.popitem()
     # A subclass, or a forward that was replaced, may compute anything.
     own = " with a forward of its own" if "forward" in vars(layer) else ""
-    if own or type(layer) not in PLAIN:
+    if own or type(layer) not in LAYERS:
         msg = (
             f"layer {name!r} is a {type(layer).__name__}{own}: this method changes "
             "plain Linear, Conv1d, Conv2d and Conv3d layers only"
         )
         raise ValueError(msg)
     return name, layer
-
-
-def layer_geometry(layer: nn.Module) -> Geometry | None:
-    """Say how a layer cuts its input into patches.
-
-    Args:
-        layer: a Linear, Conv1d, Conv2d or Conv3d.
-
-    Returns:
-        Its geometry; None for a linear layer, whose patches are the input's vectors.
-    """
-    return None if isinstance(layer, nn.Linear) else conv_geometry(layer)
 
 
 def change_class(
@@ -73,7 +59,7 @@ def change_class(
 
     Args:
         layer: to be changed.
-        classes: for each of `PLAIN` a subclass without a constructor of its own.
+        classes: for each of `LAYERS` a subclass without a constructor of its own.
     """
     changed: Any = layer
     changed.__class__ = classes[type(layer)]

@@ -24,12 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainact.geometry import Geometry
+from trainact.geometry import Geometry, layer_geometry
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.first_layer import (
     change_class,
     find_first_layer,
-    layer_geometry,
 )
 from trainact.rows import extract_rows
 

@@ -20,10 +20,11 @@ from torch.nn import functional as F
 
 from trainact import rows
 from trainact.diagnostics import gradient_rows
-from trainact.geometry import Geometry
+from trainact.geometry import Geometry, layer_geometry
 from trainact.lab.methods.base import MethodSettings
-from trainact.lab.methods.first_layer import change_class, layer_geometry
+from trainact.lab.methods.first_layer import change_class
 from trainact.lab.methods.tract import lam_of
+from trainact.precision import full_precision
 
 
 class Seen(NamedTuple):
@@ -71,7 +72,7 @@ class _Call:
         self, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Apply the rule to the gradients of weight and bias."""
-        with torch.autocast(weight.device.type, enabled=False):
+        with full_precision(weight):
             rows_GNP = rows.extract_rows(self.x, self.geometry).double()
             grad_GNO = gradient_rows(self.grad_z, self.geometry).double()
             groups, _, entries = rows_GNP.shape
@@ -173,13 +174,25 @@ def put_rule(layer: nn.Module, settings: MethodSettings, rule: Rule) -> None:
     Raises:
         ValueError: if several processes train together: a rule sees its own alone.
     """
-    if settings.sync:
-        msg = "this method has no statistics over several processes: train with one"
-        raise ValueError(msg)
+    refuse_ranks(settings)
     changed: Any = layer
     change_class(layer, CLASSES)
     changed.rule = rule
     changed.lam = lam_of(settings)
+
+
+def refuse_ranks(settings: MethodSettings) -> None:
+    """Refuse several processes, for a method whose statistics are each its own.
+
+    Args:
+        settings: that say whether there are.
+
+    Raises:
+        ValueError: if so.
+    """
+    if settings.sync:
+        msg = "this method has no statistics over several processes: train with one"
+        raise ValueError(msg)
 
 
 def add_to_diagonal(matrix: Tensor, shift_G: Tensor | float) -> Tensor:

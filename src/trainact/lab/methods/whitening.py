@@ -27,12 +27,13 @@ from torch.nn import functional as F
 
 from trainact.factor import Factor
 from trainact.functional import factor_from_gram, precondition
+from trainact.geometry import layer_geometry
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.first_layer import (
     change_class,
     find_first_layer,
-    layer_geometry,
 )
+from trainact.lab.methods.rules import refuse_ranks
 from trainact.lab.methods.tract import lam_of
 from trainact.lab.survey import MAX_ENTRIES, survey
 from trainact.precision import full_precision
@@ -69,7 +70,7 @@ class WhitenedLayer(nn.Module):
         num_groups, num_entries, _ = self.whitening.shape
         weight_GOP = weight.reshape(num_groups, -1, num_entries)
         # V stretches some directions ten times more than others: not in 16 bits.
-        with torch.autocast(weight.device.type, enabled=False):
+        with full_precision(weight):
             return (weight_GOP @ self.whitening).reshape(weight.shape)
 
     @torch.no_grad()
@@ -157,6 +158,7 @@ def _convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
 
 
 def _convert_with_tract(model: nn.Module, settings: MethodSettings) -> nn.Module:
+    refuse_ranks(settings)
     _whiten(model, settings).lam = lam_of(settings)
     return model
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.whitening import NUM_IMAGES
 from trainact.lab.survey import MAX_ENTRIES
+from trainact.precision import full_precision
 
 EPS = 0.1
 
@@ -54,7 +55,7 @@ def whiten(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """
     buffers: Any = model
     images, *rest = args
-    with torch.autocast(images.device.type, enabled=False):
+    with full_precision(images):
         flat = images.flatten(1).to(buffers.zca.dtype) - buffers.zca_mean
         whitened = (flat @ buffers.zca).reshape(images.shape).to(images.dtype)
     if not images.is_contiguous():  # channels_last is kept

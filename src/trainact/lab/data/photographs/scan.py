@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from trainact.lab.data.folder_listing import SUFFIXES
-from trainact.lab.data.photographs.index import INDEX_NAME, Index, Shard, check
+from trainact.lab.data.photographs.index import Index, Shard, check
 from trainact.lab.data.photographs.remote import fetch, is_remote, join, local_path
 from trainact.lab.errors import LabError, describe_os_error, first_line
 
@@ -179,18 +179,3 @@ def _classes(location: str, shards: Sequence[Shard]) -> tuple[str, ...]:
             return tuple(path.read_text(encoding="utf-8").splitlines())
     most = max((int(shard.labels.max(initial=-1)) for shard in shards), default=-1)
     return tuple(map(str, range(most + 1)))
-
-
-def index_hint(location: str) -> str:
-    """Say what to do where there is no index.
-
-    Args:
-        location: of a folder of shards.
-
-    Returns:
-        The end of a message.
-    """
-    return (
-        f"{location} has no {INDEX_NAME}: write one with "
-        f"`trainact shards index {location}`"
-    )

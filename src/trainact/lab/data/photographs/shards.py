@@ -22,7 +22,6 @@ from trainact.lab.data.photographs.remote import (
     join,
     local_path,
 )
-from trainact.lab.data.photographs.scan import index_hint
 from trainact.lab.data.photographs.source import EncodedSource
 from trainact.lab.errors import LabError, describe_os_error
 
@@ -190,6 +189,9 @@ def read_index(location: str) -> Index:
     try:
         return Index.parse(path.read_bytes(), str(path))
     except FileNotFoundError:
-        raise LabError(index_hint(location)) from None
+        raise LabError(
+            f"{location} has no {INDEX_NAME}: write one with "
+            f"`trainact shards index {location}`"
+        ) from None
     except OSError as error:
         raise LabError(f"cannot read {path} ({describe_os_error(error)})") from error

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from benchmarks.scaling_volumes import Stem, exchange
 from trainact.cost import cheapest_dim
-from trainact.lab.bench.volumes import Stem, exchange
 from trainact.lines import make_layout
 from trainact.products import SYMMETRIC_ENTRIES
 

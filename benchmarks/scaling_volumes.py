@@ -1,7 +1,7 @@
 """What TrAct adds to a training step, counted: collectives, and bytes kept.
 
 Not bounds but what `trainact.sync` and `trainact.factor` do. For operations see
-`trainact.lab.bench.operations`.
+`benchmarks.scaling_operations`.
 
 Legend: G groups, P entries of a row (n), b rows of one rank, N rows of all ranks.
 """
