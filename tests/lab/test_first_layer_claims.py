@@ -68,13 +68,23 @@ def test_a_rate_that_is_too_high(optimizer: str, high: float, lost: tuple) -> No
         assert runs[0] - runs[1] == pytest.approx(loss, abs=1 if loss > 5 else 0.3)
 
 
-def test_a_vit_under_adamw_gains_at_every_rate() -> None:
+def test_a_vit_under_adamw_is_ahead_but_not_surely() -> None:
     rates = (0.001, 0.003, 0.01, 0.03)
-    vanilla, tract = (
-        [VIT["adamw", method, lr][0] for lr in rates] for method in ("vanilla", "tract")
-    )
-    assert all(own > plain for own, plain in zip(tract, vanilla, strict=True))
-    assert max(tract) - max(vanilla) == pytest.approx(3, abs=0.3)
+    first = {
+        method: [VIT["adamw", method, lr][0] for lr in rates]
+        for method in ("vanilla", "tract")
+    }
+    pairs = zip(first["tract"], first["vanilla"], strict=True)
+    assert all(own > plain for own, plain in pairs)
+    best_runs = {
+        method: [
+            VIT["adamw", method, rates[runs.index(max(runs))]][s] for s in range(3)
+        ]
+        for method, runs in first.items()
+    }
+    tract, vanilla = best_runs["tract"], best_runs["vanilla"]
+    assert fmean(tract) - fmean(vanilla) == pytest.approx(1.6, abs=0.05)
+    assert ttest_rel(tract, vanilla).pvalue > 0.1
 
 
 def test_adam_needs_a_rate_that_is_high_enough() -> None:
