@@ -9,7 +9,7 @@ RUNS = $(or $(OUT),runs)
 GPU_TESTS = tests/contract/test_gpu.py tests/contract/test_gpu_overlap.py \
   tests/kernels/test_gpu.py tests/lab/test_gpu.py tests/test_follow.py
 
-.PHONY: compare test check format lint types docs tests doctests bench gpu gpu-lab readme clean help
+.PHONY: compare test check format lint types docs tests doctests bench gpu gpu-lab readme wheel release clean help
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,13 @@ gpu: ## run the GPU tests and the GPU benchmarks with this machine's own torch
 gpu-lab: ## train one of the paper's experiments on this machine's GPU
 	export PYTHONPATH=src; run=$(or $(RUN),fig3); \
 	timeout 580 $(PYTHON) -m trainact.lab.gpu $$run $(or $(DATA),cifar10) $(RUNS)/$$run-gpu
+
+wheel: .venv/dev ## build the wheel and the sdist into dist
+	rm -rf dist
+	$(BIN)/python -m build
+
+release: .venv/dev ## go through the checklist of a release; publishes nothing
+	$(BIN)/python -m release $(ARGS)
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

@@ -355,6 +355,29 @@ def test_two_optimizers() -> None:
     assert worst([p.detach() for p in model.parameters()], truth) < ORACLE_RTOL
 
 
+def test_layers_behind_one_another() -> None:
+    x, y = problems.make_batch("linear", torch.float64, [BATCH])
+
+    def make() -> nn.Module:
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+        return trainact.apply(model, layer=["0", "2"])
+
+    whole, model = make(), make()
+    backward(whole, x, y, [BATCH])
+    with trainact.deferred(model, torch.optim.SGD(model.parameters(), lr=0.1)):
+        backward(model, x, y, UNEQUAL)
+    truth = [p.grad for p in whole.parameters()]
+    assert worst([p.grad for p in model.parameters()], truth) < ORACLE_RTOL
+
+
+def test_torch_without_distributed(monkeypatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    found = train("conv", torch.float64, "sgd", UNEQUAL)
+    monkeypatch.undo()
+    assert worst(found, train("conv", torch.float64, "sgd", None)) < ORACLE_RTOL
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("kind", ["conv", "wide linear, few rows"])
 def test_checkpointing_counts_rows_once(kind: str, reentrant: bool) -> None:

@@ -45,6 +45,21 @@ def looked_up_in_constants(x):
     return x[..., grid.flip(0)]
 
 
+# An operator of one's own: gives nothing back, writes to a keyword argument.
+torch.library.define("tract_tests::double_into", "(Tensor x, *, Tensor(a!) out) -> ()")
+
+
+@torch.library.impl("tract_tests::double_into", "CompositeExplicitAutograd")
+def double_into(x, *, out):
+    out.copy_(2 * x)
+
+
+def written_by_an_operator(x):
+    out = torch.zeros_like(x)
+    torch.ops.tract_tests.double_into(x, out=out)
+    return out
+
+
 STEPS = {
     "normalise": lambda x: x,
     "frozen norm": lambda x: F.batch_norm(x, *torch.ones(2, 3), training=False),
@@ -56,6 +71,7 @@ STEPS = {
     "in place": lambda x: x.clone().sub_(0.5).clamp_(0, 1),
     "statistics": lambda x: (x - x.mean((2, 3), keepdim=True)) / (x.std() + 1),
     "written into zeros": written_into_zeros,
+    "written by an operator": written_by_an_operator,
     "looked up": looked_up_in_constants,
     "image of bytes": lambda x: x.to(torch.uint8).float() / 255,
 }

@@ -105,6 +105,29 @@ def test_copies_train_alike(name: str) -> None:
             assert torch.equal(p.grad, q.grad)
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy])
+def test_a_class_made_of_a_made_class_is_copied_as_it_is(copied) -> None:
+    layer = trainact.TrAct(Named(3, 4, 3), lam=0.3)
+    layer.__class__ = kind = type("OnTop", (type(layer),), {})
+    twin = copied(layer)
+    assert type(twin) is kind
+    assert twin.lam == 0.3
+    assert torch.equal(twin.weight, layer.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("centred linear", (16, 6)), ("std conv", (3, 5, 9, 9)), ("named", (3, 4, 7, 6))],
+)
+def test_a_wrong_input_gets_the_layers_own_error(name: str, shape) -> None:
+    layer, x = ODD[name].layer(torch.float32), torch.randn(shape)
+    with pytest.raises(RuntimeError) as plain:
+        layer(x)
+    with pytest.raises(RuntimeError) as treated:
+        trainact.TrAct(layer)(x)
+    assert str(treated.value) == str(plain.value)
+
+
 def test_spectral_norm_iterates_as_without_tract() -> None:
     # Reading layer.weight in training mode is a power iteration: count them.
     plain = parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))

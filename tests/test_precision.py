@@ -78,6 +78,16 @@ def test_older_and_newer_switches_are_seen() -> None:
         switch.fp32_precision = "none"
 
 
+@pytest.mark.usefixtures("settings")
+def test_the_only_switch_of_torch_2_8_is_seen(monkeypatch) -> None:
+    # There no backend of a CPU has a setting of its own.
+    monkeypatch.setattr(torch.backends.mkldnn, "matmul", None, raising=False)
+    torch.set_float32_matmul_precision("highest")
+    assert not rounds_float32("cpu")
+    torch.set_float32_matmul_precision("high")
+    assert rounds_float32("cpu")
+
+
 @pytest.mark.parametrize("offset", [0.0, 1.0], ids=["centred", "positive"])
 def test_split_products_on_tf32_hardware(offset: float) -> None:
     first, second = torch.randn(2, 2, 27, 1000) * 0.3 + offset

@@ -217,6 +217,39 @@ class Denoiser(nn.Module):
         return self.stem(x) + self.time(timesteps[:, None].float())[..., None, None]
 
 
+class Reversed(nn.Module):
+    """Registered with its head first; takes one size alone, as its positions tell."""
+
+    def __init__(self, stem: nn.Module, size: tuple[int, ...], **named):
+        super().__init__()
+        self.head = nn.Linear(8, 2)
+        self.positions = nn.Parameter(torch.zeros(8, *size))
+        self.stem = stem
+        for name, value in named.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        return self.head((self.stem(x) + self.positions).flatten(2).mean(2))
+
+
+# As configurations of Transformers have it.
+OBLONG = {"height": 20, "width": 44}
+
+
+class Triplet(nn.Module):
+    """More inputs than stems: two of them share one."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(8, 2)
+        self.own, self.shared = conv(3, 8), conv(3, 8)
+
+    def forward(self, anchor, positive, negative):
+        own = self.own(anchor)
+        difference = self.shared(positive) - self.shared(negative)
+        return self.head((own * difference).mean((2, 3)))
+
+
 class Ids(nn.Module):
     def __init__(self):
         super().__init__()
@@ -234,6 +267,12 @@ class Ids(nn.Module):
         (SharedStem(), ["stem"]),
         (Denoiser(), ["stem"]),
         (TwoImages(3), ["first", "second"]),
+        (Triplet(), ["own", "shared"]),
+        (Reversed(conv(1, 8, 1), (20, 44), image_size=OBLONG), ["stem"]),
+        (Reversed(nn.Conv1d(2, 8, 5), (192,)), ["stem"]),
+        (Reversed(nn.Conv3d(3, 8, 1), (8, 20, 20), image_size=20), ["stem"]),
+        (Reversed(nn.Conv3d(3, 8, 1), (6, 20, 12), input_size=(6, 20, 12)), ["stem"]),
+        (Reversed(nn.Conv3d(1, 8, 1), (28, 28, 28)), ["stem"]),
     ],
 )
 def test_an_input_is_made_up_where_structure_leaves_a_doubt(model, names) -> None:
@@ -282,6 +321,12 @@ def test_bare_parameters_only() -> None:
     model.inner.scale = nn.Parameter(torch.ones(3))
     model.shift = nn.Parameter(torch.ones(3))
     with pytest.raises(ValueError, match="cannot tell the first layer"):
+        trainact.first_layers(model)
+    model.inner = nn.ReLU()
+    with pytest.raises(
+        ValueError,
+        match=r"cannot tell .*: it has bare parameters only; .* no Linear or Conv",
+    ):
         trainact.first_layers(model)
 
 

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import importlib
-import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
+from trainact._streams import flushed, give_up_output, is_unread, prepare_streams
 from trainact._version import __version__
 
 EXIT_OK = 0
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 EXIT_TERMINATED = 143
 
 
@@ -31,56 +33,75 @@ class Command:
     """A subcommand.
 
     Attributes:
-        summary: one line for ``trainact --help``.
+        group: heading under which ``trainact --help`` lists it.
+        summary: one line there.
         options: ``module:class`` of its options, a dataclass that tyro can read.
         main: ``module:function`` that takes them and returns an exit code.
     """
 
+    group: str
     summary: str
     options: str
     main: str
 
 
+_YOURS = "your model and your data"
+_PAPER = "the paper's experiments"
+_AROUND = "results, data and your shell"
 COMMANDS = {
-    "bench": Command(
-        summary="measure what TrAct costs in time and memory, on cases or your model",
-        options="trainact.lab.bench.options:BenchOptions",
-        main="trainact.lab.bench.main:main",
-    ),
     "compare": Command(
+        group=_YOURS,
         summary="train the same model with several methods and compare them",
         options="trainact.lab.options:CompareOptions",
         main="trainact.lab.compare:main",
     ),
     "inspect": Command(
+        group=_YOURS,
         summary="show a model's first layers and what they see of your data",
         options="trainact.lab.options:InspectOptions",
         main="trainact.lab.inspect:main",
     ),
+    "bench": Command(
+        group=_YOURS,
+        summary="measure what TrAct costs in time and memory, also on your model",
+        options="trainact.lab.bench.options:BenchOptions",
+        main="trainact.lab.bench.main:main",
+    ),
     "recipes": Command(
+        group=_PAPER,
         summary="list the paper's experiments, or show one",
         options="trainact.lab.recipe_list_options:RecipesOptions",
         main="trainact.lab.recipe_list:main",
     ),
-    "report": Command(
-        summary="draw and compare what was recorded, beside the paper's numbers",
-        options="trainact.lab.reporting.options:ReportOptions",
-        main="trainact.lab.reporting.main:main",
-    ),
     "run": Command(
+        group=_PAPER,
         summary="train one of the paper's experiments",
         options="trainact.lab.run_options:RunOptions",
         main="trainact.lab.run_recipe:main",
     ),
+    "sweep": Command(
+        group=_PAPER,
+        summary="train many of them, side by side or on a cluster",
+        options="trainact.lab.run_options:SweepOptions",
+        main="trainact.lab.sweep:main",
+    ),
+    "report": Command(
+        group=_AROUND,
+        summary="draw and compare what was recorded, beside the paper's numbers",
+        options="trainact.lab.reporting.options:ReportOptions",
+        main="trainact.lab.reporting.main:main",
+    ),
     "shards": Command(
-        summary="write a folder of images as WebDataset shards, or index such shards",
+        group=_AROUND,
+        summary="write a folder of images as WebDataset shards, or index some",
         options="trainact.lab.shards_options:ShardsOptions",
         main="trainact.lab.shards:main",
     ),
-    "sweep": Command(
-        summary="train many of the paper's experiments, side by side or on a cluster",
-        options="trainact.lab.run_options:SweepOptions",
-        main="trainact.lab.sweep:main",
+    "completion": Command(
+        group=_AROUND,
+        summary="write a script that completes commands in bash, zsh or fish",
+        options="trainact.lab.completion.options:CompletionOptions",
+        main="trainact.lab.completion.main:main",
     ),
 }
 
@@ -93,16 +114,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 where `bench` found something broken or a run of `sweep`
-        failed, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
+        failed, 2 for bad input, 130 after Ctrl-C, 141 where nobody reads the output any
+        more, 143 after SIGTERM.
+
+    Raises:
+        BrokenPipeError: for another pipe than the output.
+        OSError: if something went wrong that is no full disk.
+        SystemExit: after the help of a command, or with 2 for an option without sense.
     """
-    _tolerate_any_encoding()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return EXIT_OK if arguments else EXIT_BAD_INPUT
+    prepare_streams()
+    try:
+        return flushed(lambda: _main(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:
+        if not is_unread():
+            raise
+        give_up_output()
+        return EXIT_BROKEN_PIPE
+    except SystemExit as stop:
+        # How rich ends, output given up, where a pipe is broken.
+        if isinstance(stop.__context__, BrokenPipeError):
+            return EXIT_BROKEN_PIPE
+        raise
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        give_up_output()
+        return _fail(f"{error.strerror}: make room and give the same command again")
+
+
+def _main(arguments: Sequence[str]) -> int:
+    if not arguments:
+        return _show(usage(), sys.stderr, EXIT_BAD_INPUT)
+    if arguments[0] in ("-h", "--help"):
+        return _show(usage())
     if arguments[0] in ("-V", "--version"):
-        print(f"trainact {__version__}")
-        return EXIT_OK
+        return _show(f"trainact {__version__}")
     command = COMMANDS.get(arguments[0])
     if command is None:
         return _fail(_unknown(arguments[0]))
@@ -116,17 +162,16 @@ def usage() -> str:
         The text.
     """
     width = max(map(len, COMMANDS))
-    commands = [f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: trainact [--help] [--version] COMMAND ...",
-            "",
-            "commands:",
-            *commands,
-            "",
-            "`trainact COMMAND --help` lists a command's options.",
+    lines = ["usage: trainact [--help] [--version] COMMAND ..."]
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        lines += ["", f"{group}:"]
+        lines += [
+            f"  {name:<{width}}  {command.summary}"
+            for name, command in COMMANDS.items()
+            if command.group == group
         ]
-    )
+    lines += ["", "`trainact COMMAND --help` lists a command's options."]
+    return "\n".join(lines)
 
 
 def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
@@ -175,17 +220,18 @@ def _try_to_run(name: str, command: Command, arguments: Sequence[str]) -> int:
 
 
 def _run_lab(name: str, command: Command, arguments: Sequence[str]) -> int:
-    import tyro
-
+    from trainact.lab.command_line import parse
     from trainact.lab.errors import LabError
 
     try:
-        options = tyro.cli(
-            load(command.options), args=list(arguments), prog=f"trainact {name}"
-        )
-        return load(command.main)(options)
+        return load(command.main)(parse(name, load(command.options), arguments))
     except LabError as error:
         return _fail(str(error))
+    except PermissionError as error:
+        return _fail(
+            f"cannot use {error.filename} ({error.strerror}): change its permissions "
+            "or give another path"
+        )
 
 
 def load(reference: str) -> Any:
@@ -208,15 +254,12 @@ def _unknown(name: str) -> str:
 
 
 def _fail(message: str, code: int = EXIT_BAD_INPUT) -> int:
-    print(f"trainact: {message}", file=sys.stderr)
+    return _show(f"trainact: {message}", sys.stderr, code)
+
+
+def _show(text: str, stream: TextIO | None = None, code: int = EXIT_OK) -> int:
+    print(text, file=stream)
     return code
-
-
-def _tolerate_any_encoding() -> None:
-    """Show λ and ± where the output's encoding has them, a ``?`` where it has not."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

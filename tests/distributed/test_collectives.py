@@ -111,6 +111,19 @@ def test_a_layer_called_twice_in_a_checkpointed_region(autocast: bool) -> None:
             assert names == 2 * EXPECTED[kind], (kind, runner, names)
 
 
+def nobody_has_a_row(kind: str) -> Tensor:
+    model = problems.make_model(kind, torch.float64, sync=True)
+    x, _ = problems.make_batch(kind, torch.float64, [0, 0])
+    model(x).sum().backward()
+    return model[0].weight.grad
+
+
+@pytest.mark.parametrize("kind", ["conv", "wide linear, few rows"])
+def test_an_empty_batch_on_all_ranks_trains_nothing(kind: str) -> None:
+    for grad in run(2, nobody_has_a_row, kind):
+        assert torch.equal(grad, torch.zeros_like(grad))
+
+
 def silent_passes() -> list[str]:
     model = problems.make_model("conv", torch.float32, sync=True)
     x, _ = problems.make_batch("conv", torch.float32, SIZES)

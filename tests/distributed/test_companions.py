@@ -222,6 +222,27 @@ def test_samples_divided_by_dtensor() -> None:
         assert difference.abs().max() < 1e-12
 
 
+def divided_weight(dim: int) -> Tensor:
+    """Whole rows meet a weight that DTensor divides: how far is its gradient off?"""
+    mesh = init_device_mesh("cpu", (2,))
+    layer = trainact.TrAct(nn.Linear(6, 4).double())
+    plain = trainact.TrAct(nn.Linear(6, 4).double())
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(12, 6, dtype=torch.float64)
+    plain(x).square().sum().backward()
+    for name, place in (("weight", Shard(dim)), ("bias", Replicate())):
+        part = distribute_tensor(getattr(layer, name).data, mesh, [place])
+        setattr(layer, name, nn.Parameter(part))
+    layer(distribute_tensor(x, mesh, [Replicate()])).square().sum().backward()
+    return layer.weight.grad.full_tensor() - plain.weight.grad
+
+
+@pytest.mark.parametrize("dim", [0, 1], ids=["outputs", "entries"])
+def test_a_weight_divided_by_dtensor(dim: int) -> None:
+    for difference in run(2, divided_weight, dim):
+        assert difference.abs().max() < 1e-12
+
+
 def join_without_any_batch(sync: bool) -> tuple[str, bool]:
     model = problems.make_model("conv", torch.float32, sync=sync)
     wrapped = DistributedDataParallel(model)
@@ -245,12 +266,13 @@ def test_join_where_a_rank_has_no_batch_at_all() -> None:
 def outsider() -> str:
     group = dist.new_group([0])
     if dist.get_rank() == 0:
-        trainact.TrAct(nn.Linear(3, 2), sync=group)
-        return ""
+        return repr(trainact.TrAct(nn.Linear(3, 2), sync=group))
     with pytest.raises(ValueError, match="not a member") as caught:
         trainact.TrAct(nn.Linear(3, 2), sync=group)
     return str(caught.value)
 
 
 def test_a_group_without_this_rank_is_refused() -> None:
-    assert "not a member of the process group" in run(2, outsider)[1]
+    member, refusal = run(2, outsider)
+    assert "sync=<process group>" in member
+    assert "not a member of the process group" in refusal

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard
 
 import trainact
 from tests.distributed import problems
@@ -93,6 +94,49 @@ def test_deferred_sums_over_both_dimensions_of_the_mesh() -> None:
     truth = problems.train_alone("grouped conv", torch.float64, sizes)
     for move in run(4, train_deferred_hsdp, sizes):
         assert relative_error(move, truth) < ORACLE_RTOL
+
+
+def train_zeroed_by_the_model(sizes: list[int]) -> Tensor:
+    """The optimizer does not hear of it: its zero_grad is never called."""
+    mesh = init_device_mesh("cpu", (2,))
+    model, optimizer = make_sharded("conv", torch.float64, mesh, sync=False)
+    before = full_weight(model)
+    batch = problems.make_batch("conv", torch.float64, sizes)
+    x, y = (problems.shard(t, sizes) for t in batch)
+    with trainact.deferred(model, optimizer):
+        for _ in range(5):
+            (problems.loss_of(model, x, y, sum(sizes)) * len(sizes)).backward()
+            optimizer.step()
+            model.zero_grad()
+    return full_weight(model) - before
+
+
+def test_deferred_starts_anew_where_the_model_zeroes_the_gradient() -> None:
+    sizes = [9, 3]
+    truth = problems.train_alone("conv", torch.float64, sizes)
+    for move in run(2, train_zeroed_by_the_model, sizes):
+        assert relative_error(move, truth) < ORACLE_RTOL
+
+
+def step_with_divided_rows() -> tuple[str, Tensor]:
+    """FSDP2 may be told to divide another dimension than the output channels."""
+    model = problems.make_model("grouped conv", torch.float64)
+    for module in (model[0], model):
+        fully_shard(module, shard_placement_fn=lambda p: Shard(min(1, p.ndim - 1)))
+    before, optimizer = full_weight(model), problems.sgd(model)
+    x, y = problems.make_batch("grouped conv", torch.float64, [4])
+    with trainact.deferred(model, optimizer):
+        problems.loss_of(model, x, y, 4).backward()
+        with pytest.raises(RuntimeError) as caught:
+            optimizer.step()
+        optimizer.zero_grad()
+    return str(caught.value), full_weight(model) - before
+
+
+def test_deferred_refuses_rows_that_are_divided() -> None:
+    for message, move in run(2, step_with_divided_rows):
+        assert "across the entries of a row: shard over output channels" in message
+        assert not move.any()
 
 
 def save_and_resume(folder: Path, sizes: list[int]) -> tuple[Tensor, list[str]]:

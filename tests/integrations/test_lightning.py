@@ -374,6 +374,37 @@ def test_nothing_is_left() -> None:
     assert [type(m).__name__ for m in module.modules()] == [t.__name__ for t in types]
 
 
+def test_only_fitting_applies_it() -> None:
+    module = make_module()
+    type(module).validation_step = lambda self, batch, index: None  # noqa: ARG005
+    trainer = make_trainer(callbacks=[TrActCallback()])
+    trainer.validate(module, loader(), verbose=False)
+    assert not trainact.tract_layers(module)
+    trainer.fit(module, loader(), loader())
+    assert list(trainact.tract_layers(module)) == ["model.0"]
+
+
+def test_a_setup_of_the_instance_is_called_and_stays() -> None:
+    module, stages = make_module(), []
+
+    def own(stage: str) -> None:
+        stages.append(stage)
+
+    module.setup = own
+    make_trainer(callbacks=[TrActCallback()]).fit(module, loader())
+    assert stages == ["fit"]
+    assert module.setup is own
+    assert distance(module.model, by_hand([BATCH], None)) < ORACLE_RTOL
+
+
+def test_torch_without_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
+    callback, module = TrActCallback(), make_module()
+    callback.setup(None, module, "fit")
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    module.setup("fit")
+    assert list(trainact.tract_layers(module)) == ["model.0"]
+
+
 def test_an_exception_ends_the_deferral() -> None:
     class Failing(TrActCallback):
         def on_train_batch_end(self, *_: Any) -> None:

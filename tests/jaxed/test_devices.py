@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.tolerances import FLOAT32_PROMISE, relative_error
 from trainact.jax import conv_sums, factorise, precondition_gradient, tract_dense
+from trainact.jax.varying import vary_over
 
 from .test_transforms import NHWC, conv
 
@@ -69,6 +70,25 @@ def test_shard_map(name: str, count: int, is_checked: bool, devices) -> None:
     )
     truth = jax.grad(loss)(w, x)
     assert relative_error(jax.jit(mapped)(w, x), truth) < FLOAT32_PROMISE
+
+
+def test_shard_map_where_jax_has_pvary_alone(devices, monkeypatch) -> None:
+    # As until jax 0.8: the same under an older name.
+    pcast = lax.pcast
+    monkeypatch.delattr(lax, "pcast")
+    monkeypatch.setattr(
+        lax, "pvary", lambda x, names: pcast(x, names, to="varying"), raising=False
+    )
+    x = jnp.arange(8.0)
+    mapped = jax.shard_map(
+        lambda x: lax.fori_loop(
+            0, 3, lambda _, total: total + x, vary_over(jnp.zeros(2), {"data"})
+        ),
+        mesh=mesh_of(devices, 4),
+        in_specs=P("data"),
+        out_specs=P("data"),
+    )
+    assert jnp.array_equal(jax.jit(mapped)(x), 3 * x)
 
 
 @problems

@@ -232,6 +232,18 @@ def test_nnx_training_step_compiles_once_and_takes_the_papers_sgd() -> None:
             )(images(2, 3)),
             "TrAct needs one weight for all rows",
         ),
+        (
+            lambda _: trainact.jax.nnx.apply(
+                nnx.LinearGeneral(
+                    3, 2, dot_general_cls=lambda: jax.lax.dot_general, rngs=nnx.Rngs(0)
+                )
+            ),
+            "give it the operation as dot_general instead",
+        ),
+        (
+            lambda _: trainact.jax.nnx.apply(nnx.LayerNorm(3, rngs=nnx.Rngs(0))),
+            "It has no Conv, Linear or LinearGeneral that TrAct could train",
+        ),
     ],
 )
 def test_nnx_errors(call: Callable[[Network], Any], says: str) -> None:
@@ -398,3 +410,11 @@ def test_operations_are_equal_by_value() -> None:
     assert DotGeneral(0.1) != DotGeneral(0.2)
     with pytest.raises(ValueError, match="lam=0"):
         DotGeneral(0)
+
+
+def test_an_empty_batch_trains_nothing() -> None:
+    w, numbers = images(3, 2), (((1,), (0,)), ((), ()))
+    z, pull = jax.vjp(lambda w: DotGeneral()(images(0, 3), w, numbers), w)
+    assert z.shape == (0, 2)
+    (grad,) = pull(z)
+    assert not grad.any()

@@ -151,6 +151,18 @@ def test_many_rows_lose_no_digits() -> None:
     assert relative_error(moment, wide.T @ wide / len(x)) < 2 * EPS
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("rest", [0, 7])
+def test_blocks_and_what_is_left_over(groups: int, rest: int) -> None:
+    rng = np.random.default_rng(rest)
+    wide = rng.uniform(0, 1, (groups, 3, 3 * products.BLOCK_ROWS + rest))
+    columns = wide.astype("float32")
+    total = products.sum_self_product(jnp.asarray(columns), "float32")
+    wide = columns.astype("float64")
+    truth = wide @ wide.transpose(0, 2, 1)
+    assert relative_error(total, truth) < GRAM_EPS * EPS
+
+
 def test_the_unfolded_batch_never_exists() -> None:
     x = jax.ShapeDtypeStruct((32, 64, 64, 3), jnp.float32)
     w = jax.ShapeDtypeStruct((7, 7, 3, 8), jnp.float32)

@@ -126,8 +126,8 @@ def test_a_model_of_ones_own(
     [
         (["resnet19"], "did you mean"),
         (["nowhere_at_all:build"], "there is no module 'nowhere_at_all'"),
-        (["small-cnn", "--images", "0"], "--images 0 is not positive"),
-        (["small-cnn", "--lam", "0"], "--lam 0.0 is not positive"),
+        (["small-cnn", "--images", "0"], "--images 0: give a finite number above 0"),
+        (["small-cnn", "--lam", "0"], "--lam 0.0: give a finite number above 0"),
         (["small-cnn", "--layer", "conv9"], "no layer 'conv9'"),
         (["mlp", "--data", "digitz"], "did you mean"),
         (["torch.nn:Linear"], "called without arguments"),

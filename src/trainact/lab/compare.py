@@ -12,6 +12,7 @@ from trainact.lab.data import AnyData
 from trainact.lab.errors import LabError, describe_os_error
 from trainact.lab.grid import build_grid
 from trainact.lab.jobs import Job, Place, data_of, key_of
+from trainact.lab.json_output import json_alone
 from trainact.lab.local import EXIT_INTERRUPTED, EXIT_OK, train_here
 from trainact.lab.options import CompareOptions
 from trainact.lab.probe import probe
@@ -41,22 +42,22 @@ def main(options: CompareOptions) -> int:
     Returns:
         The exit code: 0, or 130 after Ctrl-C.
     """
-    comparison = _prepare(options)
-    found = _read(comparison)
-    _announce(comparison, found)
-    missing = [job for key, job in comparison.grid.items() if key not in found]
-    interrupted = train_here(missing, comparison.console)
-    records = list(_read(comparison, warn=False).values())
-    if records:
-        _report(comparison, records, options.out)
-    if interrupted:
-        comparison.console.print(
-            f"Interrupted: {len(records)} of {len(comparison.grid)} runs are finished "
-            "and kept. The same command trains the rest.",
-            soft_wrap=True,
-        )
-        return EXIT_INTERRUPTED
-    return EXIT_OK
+    with json_alone(options.json) as put:
+        comparison = _prepare(options)
+        found = _read(comparison)
+        _announce(comparison, found)
+        missing = [job for key, job in comparison.grid.items() if key not in found]
+        interrupted = train_here(missing, comparison.console)
+        records = list(_read(comparison, warn=False).values())
+        if records:
+            put(_report(comparison, records, options.out))
+        if interrupted:
+            comparison.console.print(
+                f"Interrupted: {len(records)} of {len(comparison.grid)} runs are "
+                "finished and kept. The same command trains the rest.",
+                soft_wrap=True,
+            )
+    return EXIT_INTERRUPTED if interrupted else EXIT_OK
 
 
 def _prepare(options: CompareOptions) -> _Comparison:
@@ -102,7 +103,8 @@ def _announce(comparison: _Comparison, found: dict[str, Record]) -> None:
         comparison.console.print(line, markup=False, soft_wrap=True)
 
 
-def _report(comparison: _Comparison, records: Sequence[Record], out: Path) -> None:
+def _report(comparison: _Comparison, records: Sequence[Record], out: Path) -> str:
+    """Show and write the summary; returns it as JSON."""
     from trainact.lab.plots import save_curves
 
     report = summarise(records)
@@ -111,13 +113,12 @@ def _report(comparison: _Comparison, records: Sequence[Record], out: Path) -> No
         comparison.console.print(rich_table(arms, heading))
     comparison.console.print(NOTE, markup=False)
     state = f"{len(records)} of {len(comparison.grid)} runs"
+    summary = as_json(report, records, state)
     try:
         (out / "summary.md").write_text(
             markdown(report, records, state), encoding="utf-8"
         )
-        (out / "summary.json").write_text(
-            as_json(report, records, state), encoding="utf-8"
-        )
+        (out / "summary.json").write_text(summary, encoding="utf-8")
         save_curves(report, titles, out / "curves.png")
     except OSError as error:
         raise LabError(
@@ -130,3 +131,4 @@ def _report(comparison: _Comparison, records: Sequence[Record], out: Path) -> No
         markup=False,
         soft_wrap=True,
     )
+    return summary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 Pipeline = Literal["auto", "resident", "workers"]
@@ -17,6 +17,19 @@ class ExperimentOptions:
     Without options a recipe is trained as the paper did. What changes the experiment is
     noted in its records, and `trainact report` shows it.
     """
+
+    groups: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": ("data", "data_dir", "limit", "image_size", "corrupt"),
+        "training": ("epochs", "batch_size", "micro_batch", "lr", "weights"),
+        "machine": (
+            *("device", "devices", "precision", "channels_last", "compile"),
+            *("pipeline", "workers"),
+        ),
+        "output": (
+            *("out", "keep_weights", "checkpoint_seconds", "logger", "wandb_project"),
+        ),
+    }
+    """Headings of the help."""
 
     method: tuple[str, ...] = ()
     """Train these methods only, or others than the recipe's: vanilla, tract, tract+sgd,
@@ -34,13 +47,14 @@ class ExperimentOptions:
     """Where torchvision keeps its downloads."""
 
     epochs: int | None = None
-    """Another length; warm-up and milestones keep their shares of it."""
+    """Passes over the training images, instead of the recipe's; warm-up and milestones
+    keep their shares."""
 
     batch_size: int | None = None
-    """Images per step."""
+    """Images per step, instead of the recipe's."""
 
     lr: float | None = None
-    """Learning rate of every method."""
+    """Learning rate of every method, instead of the recipe's."""
 
     limit: int | None = None
     """Train on this many images only, every class keeping its share."""
@@ -50,19 +64,20 @@ class ExperimentOptions:
     detection the shorter side."""
 
     precision: Precision | None = None
-    """Lightning's precision."""
+    """Lightning's name of the number format: float32, or mixed with bfloat16 or
+    float16; by default the recipe's."""
 
     channels_last: bool = False
     """Lay images and weights out with channels last."""
 
     compile: bool = False
-    """Compile the model."""
+    """Compile the model with torch.compile."""
 
     smoke: bool = False
     """Four steps on eight made-up images, to see that everything works."""
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Where to train: auto, cpu, cuda, cuda:1 or mps."""
 
     devices: int = 1
     """How many of them on this machine share every batch; more machines: torchrun."""
@@ -71,7 +86,8 @@ class ExperimentOptions:
     """Most images that a device takes at once; gradients add up to the whole batch."""
 
     workers: int | None = None
-    """Processes that read and augment images, for each device."""
+    """Processes that read and augment images, for each device; by default one for
+    each core."""
 
     corrupt: Literal["stop", "skip"] = "stop"
     """What to do about a training photograph that cannot be decoded: stop, or take the

@@ -1,12 +1,20 @@
-"""Objects of the user's own, named as PACKAGE.MODULE:NAME."""
+"""Objects of the user's own, named as PACKAGE.MODULE:NAME, and errors in them."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import Any
 
+from trainact.lab.environment import hide_home
 from trainact.lab.errors import LabError, first_line
+
+_OURS = Path(__file__).parents[1]
+_PYTHONS = Path(sysconfig.get_path("stdlib")).resolve()
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 def import_object(kind: str, reference: str, hint: str = "") -> Any:
@@ -21,7 +29,7 @@ def import_object(kind: str, reference: str, hint: str = "") -> Any:
         The object.
 
     Raises:
-        LabError: if there is no such module, or nothing of that name in it.
+        LabError: if there is no such module, an error in it, or nothing of that name.
     """
     module, _, name = reference.partition(":")
     if not all(map(str.isidentifier, [*module.split("."), name])):
@@ -31,9 +39,86 @@ def import_object(kind: str, reference: str, hint: str = "") -> Any:
         sys.path.insert(0, "")
     try:
         return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
+    except (Exception, SystemExit) as error:
         raise LabError(
-            f"{kind} {reference}: there is no module {error.name!r}{hint}"
+            f"{kind} {reference}: {_explain(error, module, hint)}"
         ) from error
-    except AttributeError as error:
-        raise LabError(f"{kind} {reference}: {first_line(error)}") from error
+
+
+def _explain(error: BaseException, module: str, hint: str) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        if module.endswith(".py"):
+            return f"write it without .py, as {module.removesuffix('.py')}:NAME"
+        is_itself = f"{module}.".startswith(f"{error.name}.")
+        place = hint if is_itself else f" (in {own_place(error)})"
+        return f"there is no module {error.name!r}{place}"
+    if isinstance(error, AttributeError) and own_place(error) is None:
+        return first_line(error)
+    return f"its module cannot be imported ({what_happened(error)})"
+
+
+def what_happened(error: BaseException) -> str:
+    """Say what an exception in the user's own code was, and where.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        For example ``KeyError: 'depth' (in models.py, line 12)``.
+    """
+    text = f"{type(error).__name__}: {first_line(error)}"
+    # A SyntaxError says itself where it is.
+    place = None if isinstance(error, SyntaxError) else own_place(error)
+    return text if place is None else f"{text} (in {place})"
+
+
+def own_place(error: BaseException) -> str | None:
+    """Find the innermost line of the user's own code that an exception came through.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        File and line; None where it came through Python's, installed packages' and this
+        package's code alone.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if not _is_library(path):
+            return _place(path, frame.lineno)
+    return None
+
+
+def is_the_users(error: BaseException) -> bool:
+    """Whether an exception arose in the user's own code, or in what that called.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        False where this package's code was at work last, but for libraries.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(_OURS):
+            return False
+        if not _is_library(path):
+            return True
+    return False
+
+
+def _is_library(path: Path) -> bool:
+    if path.name.startswith("<"):  # frozen modules of Python, and made-up code
+        return True
+    return (
+        path.is_relative_to(_OURS)
+        or path.resolve().is_relative_to(_PYTHONS)
+        or not _INSTALLED.isdisjoint(path.parts)
+    )
+
+
+def _place(path: Path, line: int | None) -> str:
+    here = Path.cwd()
+    shown = path.resolve()
+    name = shown.relative_to(here) if shown.is_relative_to(here) else shown
+    return f"{hide_home(str(name))}, line {line}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +12,16 @@ from torch import Tensor, nn
 
 from trainact.lab.data import ImageData, load_data
 from trainact.lab.data.normalise import Normalise
-from trainact.lab.errors import LabError, first_line
+from trainact.lab.errors import LabError, check_positive
+from trainact.lab.json_output import json_alone, json_text
 from trainact.lab.options import InspectOptions
-from trainact.lab.subject import NUM_CLASSES, build_named, find_layers
+from trainact.lab.subject import (
+    NUM_CLASSES,
+    blank_image,
+    build_named,
+    find_layers,
+    refusal,
+)
 from trainact.lab.survey import MAX_ENTRIES, Survey, survey
 
 BATCH = 32
@@ -40,46 +46,43 @@ def main(options: InspectOptions) -> int:
 
     Returns:
         The exit code, 0.
-
-    Raises:
-        LabError: if the model, the data or the two together are not what they should.
     """
-    _check(options)
-    subject = _prepare(options)
-    try:
-        surveys = survey(subject.model, subject.layers, subject.batches)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise LabError(
-            f"{options.model} does not take images of "
-            f"{_size(subject.batches[0])} ({first_line(error)}): give --image-size or "
-            "other --data"
-        ) from error
-    report = {
-        name: _describe(options, subject, name, seen) for name, seen in surveys.items()
-    }
-    if options.json:
-        text = json.dumps({"model": options.model, "layers": report}, indent=2)
-    else:
-        text = "\n".join(_lines(options, subject, report))
-    sys.stdout.write(text + "\n")
+    with json_alone(options.json) as put:
+        _check(options)
+        subject = _prepare(options)
+        surveys = _survey(options, subject)
+        report = {
+            name: _describe(options, subject, name, seen)
+            for name, seen in surveys.items()
+        }
+        if options.json:
+            put(json_text({"model": options.model, "layers": report}))
+        else:
+            sys.stdout.write("\n".join(_lines(options, subject, report)) + "\n")
     return 0
 
 
+def _survey(options: InspectOptions, subject: _Subject) -> dict[str, Survey]:
+    try:
+        return survey(subject.model, subject.layers, subject.batches)
+    except Exception as error:
+        raise LabError(
+            f"{options.model} does not take images of "
+            f"{_size(subject.batches[0])} ({refusal(error)}): give --image-size or "
+            "other --data"
+        ) from error
+
+
 def _check(options: InspectOptions) -> None:
-    for name, value in (("images", options.images), ("batch-size", options.batch_size)):
-        if value < 1:
-            raise LabError(f"--{name} {value} is not positive")
+    check_positive("--images", options.images)
+    check_positive("--batch-size", options.batch_size)
+    check_positive("--image-size", options.image_size)
     for lam in options.lam:
-        if not lam > 0:
-            raise LabError(f"--lam {lam} is not positive")
+        check_positive("--lam", lam)
 
 
 def _prepare(options: InspectOptions) -> _Subject:
-    data = None
-    if options.data is not None:
-        data = load_data(
-            options.data, options.data_dir, options.image_size, options.images
-        )
+    data = None if options.data is None else _load(options, options.data)
     torch.manual_seed(0)
     model, shape = build_named(
         options.model,
@@ -90,9 +93,16 @@ def _prepare(options: InspectOptions) -> _Subject:
     if data is not None:
         batches = list(_batches(data, options.pixels))
     else:
-        batches = [torch.zeros(1, *shape)]
+        batches = [blank_image(shape)]
     layers, found_by = find_layers(model, batches[0][:1], options.model, options.layer)
     return _Subject(model, batches, data is not None, layers, found_by)
+
+
+def _load(options: InspectOptions, name: str) -> ImageData:
+    try:
+        return load_data(name, options.data_dir, options.image_size, options.images)
+    except LabError as error:  # where the limit is not called so
+        raise LabError(str(error).replace("--limit", "--images")) from error
 
 
 def _batches(data: ImageData, pixels: str) -> Iterator[Tensor]:

@@ -1,10 +1,10 @@
-"""What `trainact compare` can be told; imports nothing heavy, so that help is quick."""
+"""What `trainact compare` and `trainact inspect` can be told; imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tyro.conf import Positional
 
@@ -21,10 +21,20 @@ class CompareOptions:
 
     Same data, same seeds, same initial weights, same order of images, same learning
     rate for every method. Running the same command again trains only what is missing.
+    Without options: two small networks on scikit-learn's digits.
     """
 
+    groups: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": ("data", "data_dir", "limit", "image_size"),
+        "training": ("optimizer", "lr", "schedule", "epochs", "batch_size"),
+        "machine": ("device", "precision"),
+        "output": ("out", "json"),
+    }
+    """Headings of the help."""
+
     data: str = "digits"
-    """digits, fashion-mnist, cifar10, cifar100 or imagefolder:PATH."""
+    """digits, which needs no download, fashion-mnist, cifar10, cifar100 or
+    imagefolder:PATH, a folder with a folder of images for each class."""
 
     data_dir: Path = Path(".data")
     """Where torchvision keeps its downloads."""
@@ -34,7 +44,8 @@ class CompareOptions:
     name (torchvision:NAME or timm:NAME where both have it)."""
 
     methods: tuple[str, ...] = ("vanilla", "tract")
-    """Methods to compare."""
+    """Methods to compare: vanilla, tract, tract+sgd, patchnorm, dual-patchnorm,
+    whitening or PACKAGE.MODULE:NAME."""
 
     lam: tuple[float, ...] = (0.1,)
     """TrAct's lambda; each value is an arm of its own."""
@@ -61,19 +72,23 @@ class CompareOptions:
     """Train on this many images only, every class keeping its share."""
 
     image_size: int | None = None
-    """For imagefolder: height and width to bring every image to."""
+    """For imagefolder:PATH: height and width to bring every image to."""
 
     layer: str | None = None
     """Name of the first layer, where it cannot be told from the model."""
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Where to train: auto, cpu, cuda, cuda:1 or mps."""
 
     precision: Precision = "32"
-    """Lightning's precision."""
+    """Lightning's name of the number format: float32, or mixed with bfloat16 or
+    float16."""
 
     out: Path = Path("runs/compare")
     """Folder for records.jsonl, curves.png, summary.md and summary.json."""
+
+    json: bool = False
+    """Print what stands in summary.json; progress and tables go to standard error."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +99,19 @@ class InspectOptions:
     spectrum of A = XᵀX / b and a suggested lambda.
     """
 
+    groups: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": ("data", "data_dir", "images", "image_size", "pixels"),
+    }
+    """Headings of the help."""
+
     model: Positional[str]
     """small-cnn, mlp, small-vit, small-mixer, a model of torchvision or timm by name,
     or PACKAGE.MODULE:FUNCTION, which is called without arguments and returns a
     model."""
 
     data: str | None = None
-    """digits, fashion-mnist, cifar10, cifar100 or imagefolder:PATH."""
+    """digits, which needs no download, fashion-mnist, cifar10, cifar100 or
+    imagefolder:PATH, a folder with a folder of images for each class."""
 
     data_dir: Path = Path(".data")
     """Where torchvision keeps its downloads."""
@@ -100,7 +121,7 @@ class InspectOptions:
 
     image_size: int | None = None
     """Height and width: to bring imagefolder's images to, or of the images where no
-    data is given."""
+    data is given; by default what the model was made for."""
 
     pixels: Pixels = "standardised"
     """How the images are handed to the model: mean 0 and std 1 for each channel, or
@@ -110,7 +131,7 @@ class InspectOptions:
     """Name of the first layer, where it cannot be told from the model."""
 
     lam: tuple[float, ...] = (0.05, 0.1, 0.2)
-    """Values of lambda to describe."""
+    """Values of lambda to describe, with --data."""
 
     batch_size: int = 128
     """Images per training step, for the memory that a step needs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterable
 from types import TracebackType
@@ -15,19 +17,36 @@ from trainact.lab.epoch_result import EpochResult
 from trainact.lab.ranks import this_process
 from trainact.lab.records import Record
 
-_PLAIN_WIDTH = 110
+PLAIN_WIDTH = 110
 _SECONDS_BETWEEN_LINES = 60.0
+# Set by Jupyter for its kernels, and so for the commands that cells start with `!`.
+_OF_A_NOTEBOOK = "JPY_PARENT_PID"
 
 
-def make_console() -> Console:
+def make_console(plain_width: int = PLAIN_WIDTH) -> Console:
     """Build the console for standard output.
 
+    Its ``is_interactive`` says whether bars can move: on a terminal that can move its
+    cursor. A notebook shows such bars as one line below another, be it that a cell
+    calls Python, which rich would answer with HTML, or that it starts the command,
+    which then sees a terminal. And FORCE_COLOR asks for colours, also in a pipe, but
+    makes no terminal of it.
+
+    Args:
+        plain_width: of tables where no terminal says its own.
+
     Returns:
-        A console that does not fold tables when output goes to a file or a pipe.
+        The console.
     """
-    console = Console(highlight=False, quiet=not this_process().is_first)
-    if not console.is_terminal:
-        console.width = max(console.width, _PLAIN_WIDTH)
+    is_terminal = sys.stdout.isatty() and _OF_A_NOTEBOOK not in os.environ
+    console = Console(
+        highlight=False,
+        quiet=not this_process().is_first,
+        force_jupyter=False,
+        force_interactive=None if is_terminal else False,
+    )
+    if not is_terminal:
+        console.width = max(console.width, plain_width)
     return console
 
 
@@ -53,7 +72,7 @@ class ComparisonProgress:
             TextColumn("{task.fields[accuracy]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,
         )
 
     def __enter__(self) -> Self:
@@ -93,7 +112,7 @@ class ComparisonProgress:
         text = f"accuracy {result.accuracy:.4f}"
         if self._task is not None:
             self._bars.update(self._task, completed=len(history), accuracy=text)
-        if not self._console.is_terminal and time.monotonic() > self._quiet_until:
+        if not self._console.is_interactive and time.monotonic() > self._quiet_until:
             self._quiet_until = time.monotonic() + _SECONDS_BETWEEN_LINES
             self._print(f"    {self._title}: epoch {len(history)}, {text}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import textwrap
 from collections import Counter
@@ -11,10 +10,11 @@ from itertools import groupby
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from trainact.lab.config import setting_hash
+from trainact.lab.json_output import json_alone, json_text
+from trainact.lab.progress import make_console
 from trainact.lab.recipe import Expected, Recipe
 from trainact.lab.recipe_list_options import RecipesOptions
 from trainact.lab.recipes import all_recipes, find_recipes, header
@@ -37,13 +37,14 @@ def main(options: RecipesOptions) -> int:
         The exit code, 0.
     """
     name = options.name
-    recipes = [*all_recipes().values()] if name is None else find_recipes([name])
-    if options.json:
-        _write(json.dumps({"recipes": [*map(as_json, recipes)]}, indent=2))
-    elif len(recipes) == 1:
-        _write(*describe(recipes[0]))
-    else:
-        _show(rows(recipes, together=name is None))
+    with json_alone(options.json) as put:
+        recipes = [*all_recipes().values()] if name is None else find_recipes([name])
+        if options.json:
+            put(json_text({"recipes": [*map(as_json, recipes)]}))
+        elif len(recipes) == 1:
+            _write(*describe(recipes[0]))
+        else:
+            _show(rows(recipes, together=name is None))
     return 0
 
 
@@ -52,9 +53,7 @@ def _write(*lines: str) -> None:
 
 
 def _show(cells: Iterable[tuple[str, ...]]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PLAIN_WIDTH
+    console = make_console(_PLAIN_WIDTH)
     table = Table(box=SIMPLE_HEAD)
     for number, column in enumerate(COLUMNS):
         table.add_column(

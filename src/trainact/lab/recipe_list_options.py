@@ -12,7 +12,8 @@ class RecipesOptions:
     """List the paper's experiments, or show everything about one of them."""
 
     name: Positional[str | None] = None
-    """A recipe to show whole, or what names begin with: fig3, fig3-sgd, table1."""
+    """A recipe to show whole, or what the names to list begin with: fig3, fig3-sgd,
+    table1; by default all."""
 
     json: bool = False
-    """Print JSON."""
+    """Print all about them as JSON."""

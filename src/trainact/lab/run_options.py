@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tyro.conf import Positional
 
@@ -18,10 +19,10 @@ class RunOptions(ExperimentOptions):
     """
 
     recipe: Positional[str]
-    """Name of the recipe."""
+    """Name of the recipe, such as fig3-sgd-100."""
 
     seed: tuple[int, ...] = ()
-    """Seeds, instead of the recipe's."""
+    """Train these seeds only, or others than the recipe's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,15 @@ class SweepOptions(ExperimentOptions):
     The same command again trains what is missing, and goes on with runs that were
     stopped from their last checkpoints.
     """
+
+    groups: ClassVar[dict[str, tuple[str, ...]]] = {
+        **ExperimentOptions.groups,
+        "cluster": (
+            *("slurm", "slurm_partition", "slurm_nodes", "slurm_account"),
+            *("slurm_hours", "slurm_parallel"),
+        ),
+    }
+    """Headings of the help."""
 
     recipes: Positional[tuple[str, ...]]
     """Names of recipes, or what they begin with: fig3, table1, fig4-100."""
@@ -58,7 +68,7 @@ class SweepOptions(ExperimentOptions):
     """Account to charge."""
 
     slurm_hours: int = 24
-    """Time limit of a job; one that is stopped goes on from its checkpoint."""
+    """Time limit of a job in hours; one that is stopped goes on from its checkpoint."""
 
     slurm_parallel: int = 32
     """Jobs that may run at a time."""

@@ -16,6 +16,7 @@ from trainact.lab.data.photographs.making import make_shards, plan_shards
 from trainact.lab.data.photographs.remote import is_remote, local_path
 from trainact.lab.data.photographs.scan import index_shards
 from trainact.lab.errors import LabError, check_positive, describe_os_error
+from trainact.lab.progress import make_console
 from trainact.lab.shards_options import IndexOptions, MakeOptions, ShardsOptions
 
 _SECONDS_BETWEEN_LINES = 60.0
@@ -30,7 +31,7 @@ def main(options: ShardsOptions) -> int:
     Returns:
         The exit code 0.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     if isinstance(options.command, MakeOptions):
         _make(options.command, console)
     else:
@@ -45,12 +46,13 @@ def _make(options: MakeOptions, console: Console) -> None:
         raise LabError(f"{options.folder!r}: give {FOLDER_PREFIX}PATH")
     root = Path(options.folder.removeprefix(FOLDER_PREFIX)).expanduser()
     out = options.out.expanduser()
-    plan = plan_shards(root, int(options.shard_mb * 1e6), options.limit)
+    plan = plan_shards(root, max(1, int(options.shard_mb * 1e6)), options.limit)
     try:
         with _progress(console, "written") as report:
             index = make_shards(plan, out, report)
     except KeyboardInterrupt:
-        console.print("The same command goes on with the shard that was begun.")
+        line = "The same command goes on with the shard that was begun."
+        console.print(line, soft_wrap=True)
         raise
     _conclude(console, index, out)
 
@@ -85,6 +87,7 @@ def _conclude(console: Console, index: Index, folder: Path) -> None:
         f"{len(index.classes):,} classes in {len(index.train) + len(index.test):,} "
         f"shards; train on them with --data {SHARDS_PREFIX}{folder}",
         markup=False,
+        soft_wrap=True,
     )
 
 
@@ -104,7 +107,7 @@ def _progress(console: Console, what: str) -> Generator[Callable[[int, int], Non
         BarColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not console.is_interactive,
         transient=True,
     )
     task = bar.add_task(what, total=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
@@ -18,16 +18,17 @@ class MakeOptions:
     """
 
     folder: Positional[str]
-    """imagefolder:PATH, laid out as for `trainact run`."""
+    """imagefolder:PATH, a folder with a folder of images for each class, or with such
+    ones in train and test (or val)."""
 
     out: Path
-    """Folder for the shards; a new one."""
+    """Folder for the shards and their index; a new one."""
 
     shard_mb: float = 100
     """Size of a shard in millions of bytes."""
 
     limit: int | None = None
-    """This many training images only, every class keeping its share."""
+    """Write this many training images only, every class keeping its share."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class IndexOptions:
     """
 
     shards: Positional[str]
-    """A folder with .tar files, or URLs with braces for many:
-    https://HOST/{train-{000000..000123},val-{000000..000006}}.tar."""
+    """A folder with .tar files, or their URLs in quotation marks, with braces for many:
+    'https://HOST/{train-{000..123},val-{0..6}}.tar'."""
 
     out: Path | None = None
     """Folder for the index; by default that of the shards."""
@@ -49,6 +50,12 @@ class IndexOptions:
 @dataclass(frozen=True)
 class ShardsOptions:
     """Make or index WebDataset shards, to train on with --data webdataset:PATH."""
+
+    subcommands: ClassVar[dict[str, type]] = {
+        "make": MakeOptions,
+        "index": IndexOptions,
+    }
+    """By the name that is typed."""
 
     command: OmitSubcommandPrefixes[
         Annotated[MakeOptions, subcommand("make")]

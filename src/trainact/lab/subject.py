@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import trainact
 from trainact.lab.errors import LabError, first_line
-from trainact.lab.importing import import_object
+from trainact.lab.importing import (
+    import_object,
+    is_the_users,
+    own_place,
+    what_happened,
+)
 from trainact.lab.models import SOURCES, build_model, resolve_model
 from trainact.wrap import resolve_layer
 
 DEFAULT_SIZE = 224
 NUM_CLASSES = 1000
+
+# How models refuse an input that is not theirs.
+_REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError)
 
 Shape = tuple[int, int, int]
 
@@ -62,18 +71,68 @@ def _call(reference: str) -> nn.Module:
     """A model of the user's own."""
     hint = f"; a source of models is {' or '.join(SOURCES)}"
     build = import_object("model", reference, hint)
+    if not callable(build):
+        raise LabError(
+            f"model {reference} is of type {type(build).__name__}: name a function "
+            "without arguments that returns a model"
+        )
     try:
         model: Any = build()
     except TypeError as error:
+        if own_place(error) is not None:
+            raise LabError(f"model {reference}: {what_happened(error)}") from error
         raise LabError(
             f"model {reference} is called without arguments, which it does not take "
             f"({first_line(error)})"
         ) from error
+    except (Exception, SystemExit) as error:
+        raise LabError(f"model {reference}: {what_happened(error)}") from error
     if not isinstance(model, nn.Module):
         raise LabError(
             f"model {reference} returned a {type(model).__name__}, not a model"
         )
     return model
+
+
+def refusal(error: Exception) -> str:
+    """Say what a model raised when it was given images.
+
+    Args:
+        error: what it raised; where that is an error of this package, and not of the
+            model or the images, it is raised again.
+
+    Returns:
+        One line.
+
+    Raises:
+        Exception: the error, if it is nothing that the user can put right.
+    """
+    if isinstance(error, _REFUSALS):
+        return first_line(error)
+    if is_the_users(error):
+        return what_happened(error)
+    raise error
+
+
+def blank_image(shape: Shape) -> Tensor:
+    """Make an image to follow through a model.
+
+    Args:
+        shape: channels, height and width.
+
+    Returns:
+        ``[1, C, H, W]``, all zero.
+
+    Raises:
+        LabError: if it does not fit into memory.
+    """
+    try:
+        return torch.zeros(1, *shape)
+    except RuntimeError as error:
+        size = " x ".join(map(str, shape))
+        raise LabError(
+            f"an image of {size} does not fit into memory: give a smaller --image-size"
+        ) from error
 
 
 def find_layers(
@@ -105,8 +164,8 @@ def find_layers(
     for way, given in (("structure", None), ("following an image", example)):
         try:
             found[way] = trainact.first_layers(model, example_input=given)
-        except (ValueError, RuntimeError, TypeError, AssertionError) as error:
-            problems[way] = first_line(error)
+        except Exception as error:
+            problems[way] = refusal(error)
     if not found:
         reasons = "; ".join(f"by {way}: {text}" for way, text in problems.items())
         raise LabError(f"{name}: no first layer found ({reasons})")

@@ -43,6 +43,8 @@ def main(options: SweepOptions) -> int:
     Raises:
         LabError: if it is to be both several runs and several devices for each.
     """
+    if not options.recipes:
+        raise LabError("RECIPES is missing: give a name that `trainact recipes` lists")
     check_positive("--seeds", options.seeds)
     check_positive("--jobs", options.jobs)
     if options.slurm and options.device == "auto":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from trainact.lab.json_output import json_text
 from trainact.lab.records import Record
 from trainact.lab.report import Arm
 
@@ -169,7 +169,7 @@ def as_json(report: dict[str, list[Arm]], records: Sequence[Record], state: str)
             for model, arms in report.items()
         },
     }
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(values)
 
 
 def _arm_json(arm: Arm) -> dict[str, Any]:

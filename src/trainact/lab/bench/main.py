@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TextIO
+from pathlib import Path
 
 import torch
 
@@ -30,8 +29,11 @@ from trainact.lab.bench.tables import (
 from trainact.lab.bench.workload import Job
 from trainact.lab.devices import resolve_device
 from trainact.lab.environment import device_name, versions
-from trainact.lab.errors import LabError
+from trainact.lab.errors import LabError, how_many
+from trainact.lab.json_output import json_alone, json_text
+from trainact.lab.line_file import LineFile
 
+NAME = "bench.jsonl"
 EXIT_OK = 0
 EXIT_FAILED = 1
 
@@ -46,34 +48,54 @@ def main(options: BenchOptions) -> int:
         The exit code: 1 if vanilla or trainact is wrong or fails anywhere, or a case
         cannot be run; otherwise 0.
     """
-    device = _resolve(options.device)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    jobs = plan(options, device)
-    file = bench_file(options.out)
-    file.prepare()
-    show = sys.stderr if options.json else sys.stdout
-    _write(show, _machine(device))
+    with json_alone(options.json) as put:
+        device = _resolve(options.device)
+        jobs = plan(options, device)
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        file = _prepare(options.out)
+        _write(_machine(device))
+        records, num_failed = _measure(options, jobs, device, file)
+        _finish(options, records)
+        if options.json:
+            put(_as_json(options, records))
+    return EXIT_FAILED if num_failed else EXIT_OK
+
+
+def _measure(
+    options: BenchOptions,
+    jobs: Sequence[Job],
+    device: torch.device,
+    file: LineFile[BenchRecord],
+) -> tuple[list[BenchRecord], int]:
+    """What was measured, and how much of it is broken."""
     records: list[BenchRecord] = []
     num_failed = 0
-    for number, job in enumerate(_within(jobs, options.minutes, show), 1):
+    for number, job in enumerate(_within(jobs, options.minutes), 1):
         progress = f"[{number}/{len(jobs)}] {job.name}"
         try:
             record = measure(
-                job, device, lambda what, at=progress: _write(show, f"{at}: {what}")
+                job, device, lambda what, at=progress: _write(f"{at}: {what}")
             )
         except LabError as error:
             num_failed += 1
-            _write(show, f"{progress}: {error}")
+            _write(f"{progress}: {error}")
             continue
         file.append(record)
         records.append(record)
         num_failed += _is_broken(record)
-        _show(record, show)
+        _show(record)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    _finish(options, records, show)
-    return EXIT_FAILED if num_failed else EXIT_OK
+    return records, num_failed
+
+
+def _prepare(out: Path) -> LineFile[BenchRecord]:
+    if out.is_dir():
+        raise LabError(f"--out {out} is a folder: give a file, such as {out / NAME}")
+    file = bench_file(out)
+    file.prepare()
+    return file
 
 
 def _resolve(name: str) -> torch.device:
@@ -85,13 +107,13 @@ def _resolve(name: str) -> torch.device:
     return device
 
 
-def _within(jobs: Sequence[Job], minutes: float | None, show: TextIO) -> Iterator[Job]:
+def _within(jobs: Sequence[Job], minutes: float | None) -> Iterator[Job]:
     """The jobs, as long as there is time; says which are left out."""
     start = time.monotonic()
     for index, job in enumerate(jobs):
         if minutes is not None and time.monotonic() - start > 60 * minutes:
             left = "; ".join(job.name for job in jobs[index:])
-            _write(show, f"{minutes:g} minutes are over, not measured: {left}")
+            _write(f"{minutes:g} minutes are over, not measured: {left}")
             return
         yield job
 
@@ -100,33 +122,34 @@ def _is_broken(record: BenchRecord) -> bool:
     return any(arm.problem and arm.arm in MUST_WORK for arm in record.arms)
 
 
-def _show(record: BenchRecord, show: TextIO) -> None:
+def _show(record: BenchRecord) -> None:
     steps = step_rows([record])
     if steps:
-        _write(show, "", *plain(STEP_COLUMNS, steps))
+        _write("", *plain(STEP_COLUMNS, steps))
     if record.axis is None:
-        _write(show, "", *plain(LAYER_COLUMNS, layer_rows([record])), "")
-    _write(show, *notes([record]))
+        _write("", *plain(LAYER_COLUMNS, layer_rows([record])), "")
+    _write(*notes([record]))
 
 
-def _finish(options: BenchOptions, records: list[BenchRecord], show: TextIO) -> None:
+def _finish(options: BenchOptions, records: list[BenchRecord]) -> None:
     scaling = scaling_rows(records)
     if scaling:
-        _write(show, "", *plain(SCALING_COLUMNS, scaling, left=2), "")
-    _write(show, f"{len(records)} records added to {options.out}")
-    if options.json:
-        results = [
-            {
-                "case": record.name,
-                "mode": record.mode.name,
-                "rounds": record.rounds,
-                "floor_ms": 1e3 * record.floor.seconds,
-                "arms": [asdict(arm) for arm in summarise(record)],
-            }
-            for record in records
-        ]
-        text = json.dumps({"out": str(options.out), "results": results}, indent=2)
-        _write(sys.stdout, text)
+        _write("", *plain(SCALING_COLUMNS, scaling, left=2), "")
+    _write(f"{how_many(len(records), 'record')} added to {options.out}")
+
+
+def _as_json(options: BenchOptions, records: list[BenchRecord]) -> str:
+    results = [
+        {
+            "case": record.name,
+            "mode": record.mode.name,
+            "rounds": record.rounds,
+            "floor_ms": 1e3 * record.floor.seconds,
+            "arms": [asdict(arm) for arm in summarise(record)],
+        }
+        for record in records
+    ]
+    return json_text({"out": str(options.out), "results": results})
 
 
 def _machine(device: torch.device) -> str:
@@ -138,6 +161,6 @@ def _machine(device: torch.device) -> str:
     )
 
 
-def _write(stream: TextIO, *lines: str) -> None:
-    stream.write("".join(f"{line}\n" for line in lines))
-    stream.flush()
+def _write(*lines: str) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 USUAL_ARMS = ("vanilla", "vanilla-again", "trainact", "torch-tract", "unfold")
 ARM_NAMES = (*USUAL_ARMS, "trainact-overlap", "trainact-triton")
@@ -20,6 +20,19 @@ class BenchOptions:
     to vanilla or trainact.
     """
 
+    groups: ClassVar[dict[str, tuple[str, ...]]] = {
+        "case": (
+            *("cases", "model", "batch_size", "image_size", "layer", "scaling"),
+            "suite",
+        ),
+        "measuring": (
+            *("layer_only", "rounds", "minutes", "seed", "threads", "device"),
+            *("modes", "channels_last"),
+        ),
+        "output": ("out", "json"),
+    }
+    """Headings of the help."""
+
     cases: tuple[str, ...] = ()
     """Names of cases, with or without a batch size: resnet18-cifar, vit-cifar-b64,
     resnet18-224, resnet34-224, resnet50-224, deit-s-224, deit-b-192, vgg16-detection,
@@ -30,13 +43,14 @@ class BenchOptions:
     PACKAGE.MODULE:FUNCTION, which is called without arguments and returns a model."""
 
     batch_size: int | None = None
-    """Samples per step, for every case without one in its name."""
+    """Samples per step, for cases without one in their names."""
 
     image_size: int | None = None
-    """For --model: height and width of the images."""
+    """For --model: height and width of the images; by default what the model was made
+    for."""
 
     layer: str | None = None
-    """For --model: name of the first layer, where it cannot be told."""
+    """For --model: name of the first layer, where it cannot be told from the model."""
 
     lam: float = 0.1
     """TrAct's lambda."""
@@ -51,7 +65,7 @@ class BenchOptions:
     """eager-fp32, eager-bf16 (autocast), compiled-fp32, compiled-bf16."""
 
     channels_last: bool = False
-    """Model and images in the channels_last memory format."""
+    """Lay images and weights out with channels last."""
 
     layer_only: bool = False
     """Measure the first layer alone, no whole steps."""
@@ -76,10 +90,10 @@ class BenchOptions:
     """CPU threads of torch; by default torch's own choice."""
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1."""
+    """Where to measure: auto, cpu, cuda or cuda:1."""
 
     out: Path = Path("runs/bench.jsonl")
     """File that the records are added to."""
 
     json: bool = False
-    """Print JSON; progress goes to standard error then."""
+    """Print a summary as JSON; progress and tables go to standard error."""

@@ -14,7 +14,7 @@ from trainact.lab.bench.options import ARM_NAMES, USUAL_ARMS, BenchOptions
 from trainact.lab.bench.scaling import scaling_cases
 from trainact.lab.bench.workload import Job
 from trainact.lab.errors import LabError, check_positive
-from trainact.lab.subject import build_named, find_layers
+from trainact.lab.subject import blank_image, build_named, find_layers
 
 DEFAULT_ROUNDS = 10
 OWN_BATCH_GPU = 256
@@ -155,7 +155,7 @@ def _parts(options: BenchOptions) -> tuple[Part, ...]:
 
 def _own_case(name: str, options: BenchOptions) -> Case:
     model, shape = build_named(name, options.image_size)
-    layers, _ = find_layers(model, torch.zeros(1, *shape), name, options.layer)
+    layers, _ = find_layers(model, blank_image(shape), name, options.layer)
     if len(layers) > 1:
         raise LabError(
             f"{name} has {len(layers)} first layers ({', '.join(layers)}): choose one "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from trainact.lab.errors import LabError, describe_os_error, how_many
+from trainact.lab.json_output import json_alone
 from trainact.lab.recipe import Recipe
 from trainact.lab.reporting.colours import choose_colours
 from trainact.lab.reporting.figures import (
@@ -48,33 +48,39 @@ def main(options: ReportOptions, recipes: Recipes = known_recipes) -> int:
     Returns:
         The exit code, 0.
     """
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    records, warnings = read_runs(options.runs)
-    for warning in shortened(warnings):
-        console.print(f"warning: {warning}")
-    study = build_study(records, warnings, recipes())
-    out = options.out or _default_out(options.runs[0])
-    _write(study, out)
-    console.print(
-        f"{how_many(study.num_runs, 'run')}, "
-        f"{how_many(len(study.sections), 'experiment')}: {out / PAGE}; "
-        f"{NUMBERS} and the PNGs beside it"
-    )
+    with json_alone(options.json) as put:
+        records, warnings = read_runs(options.runs)
+        for warning in shortened(warnings):
+            _say(f"warning: {warning}")
+        study = build_study(records, warnings, recipes())
+        out = options.out or _default_out(options.runs[0])
+        numbers = as_json(study)
+        _write(study, numbers, out)
+        _say(
+            f"{how_many(study.num_runs, 'run')}, "
+            f"{how_many(len(study.sections), 'experiment')}: {out / PAGE}; "
+            f"{NUMBERS} and the PNGs beside it"
+        )
+        put(numbers)
     return EXIT_OK
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
 
 
 def _default_out(first: Path) -> Path:
     return (first if first.is_dir() else first.parent) / "report"
 
 
-def _write(study: Study, out: Path) -> None:
+def _write(study: Study, numbers: str, out: Path) -> None:
     colours = choose_colours(arm for section in study.sections for arm in section.arms)
     pictures = _draw(study, colours)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for picture in (p for drawn in pictures.values() for p in drawn):
             (out / picture.name).write_bytes(picture.png)
-        (out / NUMBERS).write_text(as_json(study), encoding="utf-8")
+        (out / NUMBERS).write_text(numbers, encoding="utf-8")
         (out / PAGE).write_text(render(study, pictures, colours), encoding="utf-8")
     except OSError as error:
         raise LabError(

@@ -17,8 +17,13 @@ class ReportOptions:
     """
 
     runs: Positional[tuple[Path, ...]]
-    """Folders, searched for records.jsonl with all that is in them, or .jsonl files."""
+    """Folders, which are searched for records.jsonl with all that is in them, or files
+    of such lines."""
 
     out: Path | None = None
     """Folder for report.html, report.json and the PNGs; by default the folder report
     in the first of RUNS."""
+
+    json: bool = False
+    """Print what stands in report.json; what else there is to say goes to standard
+    error."""

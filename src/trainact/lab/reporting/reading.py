@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -58,12 +60,15 @@ def find_files(path: Path) -> list[Path]:
 
     Raises:
         LabError: if there is none.
+        PermissionError: if the folder cannot be read.
     """
     if path.is_file():
         return [path]
     name = hide_home(str(path))
     if not path.is_dir():
         raise LabError(f"{name} does not exist: give a folder or file of records")
+    if not os.access(path, os.R_OK | os.X_OK):  # rglob would find it empty
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
     files = sorted(path.rglob(FILE_NAME))
     if not files:
         raise LabError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trainact.lab.json_output import json_text
 from trainact.lab.recipe import Recipe
 from trainact.lab.records import Record
 from trainact.lab.reporting.across import ModelTable, model_tables
@@ -104,7 +104,7 @@ def as_json(study: Study) -> str:
         "lengths": [asdict(s) for chapter in study.chapters for s in chapter.lengths],
         "models": [asdict(t) for chapter in study.chapters for t in chapter.tables],
     }
-    return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(values, indent=1)
 
 
 def _section_json(section: Section) -> dict[str, Any]:

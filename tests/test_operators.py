@@ -1,0 +1,86 @@
+"""The statistics as operators of PyTorch: compiled code's ways, without a compiler.
+
+Claims: an operator gives what eager code computes; what it says of its results' shapes
+to a compiler is true; mapped over a batch of inputs it is called on each.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tests.tolerances import ORACLE_RTOL, relative_error
+from trainact import ops, rows
+from trainact.damping import Lam, Relative
+from trainact.factor import Factor, factorise_rows
+from trainact.geometry import Geometry, make_geometry
+
+CONV = make_geometry(4, 3, 2, 1, 1, 2, "circular", num_spatial=2)
+# Fewer rows than entries: of vectors, and of the patches of a grouped convolution.
+FEW: dict[str, tuple[tuple[int, ...], Geometry | None]] = {
+    "linear": ((3, 8), None),
+    "conv": ((2, 4, 3, 3), CONV),
+}
+few = pytest.mark.parametrize("kind", FEW)
+dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+
+
+def applied(factor: Factor) -> Tensor:
+    """What a factor makes of the identity: (A + λI)⁻¹ where the rows reach."""
+    inner, basis, outer = (t if t is None else t.double() for t in factor)
+    inverse = basis.mT @ inner @ basis
+    return inverse if outer is None else inverse + outer * torch.eye(basis.shape[-1])
+
+
+@few
+@dtypes
+@pytest.mark.parametrize("lam", [0.3, Relative(0.3)])
+@pytest.mark.parametrize("in_span", [False, True])
+def test_dual_factor(kind: str, dtype: torch.dtype, lam: Lam, in_span: bool) -> None:
+    shape, geometry = FEW[kind]
+    x = torch.randn(shape, dtype=dtype)
+    found = ops.dual_factor(x, geometry, lam, in_span)
+    truth = factorise_rows(rows.extract_rows(x, geometry), lam, in_span)
+    assert (found.outer is None) == (truth.outer is None)
+    assert relative_error(applied(found), applied(truth)) < ORACLE_RTOL
+
+
+@few
+@dtypes
+@pytest.mark.parametrize("in_span", [False, True])
+def test_shapes_are_foretold(kind: str, dtype: torch.dtype, in_span: bool) -> None:
+    shape, geometry = FEW[kind]
+
+    def results() -> list[Tensor | None]:
+        x = torch.randn(shape, dtype=dtype)
+        factor = ops.dual_factor(x, geometry, 0.3, in_span)
+        return [ops.sum_products(x, geometry), *factor]
+
+    with FakeTensorMode():
+        foretold = results()
+    for one, two in zip(foretold, results(), strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            assert (one.shape, one.dtype, one.stride()) == (
+                two.shape,
+                two.dtype,
+                two.stride(),
+            )
+
+
+@few
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_batch_of_inputs(kind: str, dim: int) -> None:
+    shape, geometry = FEW[kind]
+    xs = torch.randn(5, *shape, dtype=torch.float64)
+
+    def results(x: Tensor) -> tuple[Tensor, ...]:
+        factor = ops.dual_factor(x, geometry, 0.3, in_span=False)
+        return ops.sum_products(x, geometry), applied(factor)
+
+    mapped = torch.vmap(results, in_dims=dim)(xs.movedim(0, dim))
+    truth = [results(x) for x in xs]
+    for found, expected in zip(mapped, zip(*truth, strict=True), strict=True):
+        assert relative_error(found, torch.stack(expected)) < ORACLE_RTOL
