@@ -40,8 +40,8 @@ class IndexOptions:
     """
 
     shards: Positional[str]
-    """A folder with .tar files, or their URLs in quotation marks, with braces for many:
-    'https://HOST/{train-{000..123},val-{0..6}}.tar'."""
+    """A folder with .tar files, or their URLs, with braces for many:
+    'https://HOST/{train-{00..99},val-{0..6}}.tar', in quotation marks."""
 
     out: Path | None = None
     """Folder for the index; by default that of the shards."""
