@@ -153,6 +153,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.use_deterministic_algorithms(True)
     setting = describe(torch.device("cpu"))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with arguments.out.open("w") as file:
         for measured in (ways(), ranks(), micro_batches(arguments.images)):
             for record in measured:

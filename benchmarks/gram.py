@@ -9,7 +9,6 @@ of the way that `trainact.cost` chooses over that of the best.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.output import write_records
 from trainact.cost import cheapest_dim
 from trainact.geometry import Geometry, make_geometry
 from trainact.gram import tiled_products
@@ -126,17 +126,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     origin = describe(torch.device("cpu"))
-    lines: list[str] = []
+    records: list[dict[str, Any]] = []
     for name in arguments.settings:
         record = measure(name, arguments.rounds)
         best = min(record["ms"].values())
         loss = record["ms"][record["chosen"]] / best
         times = "  ".join(f"{way} {ms:8.3f}" for way, ms in record["ms"].items())
         print(f"{name:24s} {record['chosen']:6s} loss {loss:.2f}  {times}", flush=True)
-        lines.append(json.dumps({**record, **origin}) + "\n")
+        records.append({**record, **origin})
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text("".join(lines))
+        write_records(records, arguments.out)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.output import write_records
 from trainact.lab.environment import describe
 
 # `compiler` is what an early import of torch.compile's machinery would cost.
@@ -131,15 +132,8 @@ def main() -> None:
     options = parser.parse_args()
     origin = describe(torch.device("cpu"))
     spans = measure(options.rounds)
-    lines = [
-        json.dumps(record(name, rounds) | origin, ensure_ascii=False)
-        for name, rounds in spans.items()
-    ]
-    text = "\n".join([*lines, ""])
-    if options.out is None:
-        print(text, end="")
-    else:
-        options.out.write_text(text)
+    records = [record(name, rounds) | origin for name, rounds in spans.items()]
+    write_records(records, options.out)
 
 
 if __name__ == "__main__":

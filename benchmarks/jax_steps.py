@@ -6,7 +6,6 @@ python -m benchmarks.jax_steps --out records/benchmarks/jax-cpu.jsonl
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from flax import nnx
 
 import trainact.jax.nnx
 from benchmarks.jax_networks import ResNet, ViT
+from benchmarks.output import write_records
 from trainact.lab.bench.timing import interleave
 from trainact.lab.bench.workload import Action
 from trainact.lab.environment import describe
@@ -107,14 +107,13 @@ def main() -> None:
     given = parser.parse_args()
     origin = describe(torch.device("cpu"))
     origin["versions"] = {"jax": jax.__version__, **origin["versions"]}
-    lines: list[str] = []
+    records: list[dict[str, Any]] = []
     for name in given.cases:
         record = measure(name, given.rounds)
         print(name, record["ratio"], flush=True)
-        lines.append(json.dumps({**record, **origin}) + "\n")
+        records.append({**record, **origin})
     if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text("".join(lines))
+        write_records(records, given.out)
 
 
 if __name__ == "__main__":

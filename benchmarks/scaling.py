@@ -9,7 +9,6 @@ they take turns.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import trainact
 from benchmarks.counting import counted, predicted, read_stem, waited_seconds
+from benchmarks.output import write_records
 from benchmarks.scaling_models import measure, networks
 from tests.distributed.processes import run
 from trainact.lab.bench.timing import interleave
@@ -228,12 +228,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     origin = describe(CPU)
-    lines: list[str] = []
+    found: list[dict[str, Any]] = []
     for record in records(options.parts):
         print(record["kind"], *list(record.values())[1:3], flush=True)
-        lines.append(json.dumps({**record, **origin}) + "\n")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text("".join(lines))
+        found.append({**record, **origin})
+    write_records(found, options.out)
 
 
 if __name__ == "__main__":

@@ -15,22 +15,21 @@ from benchmarks.readme import RECIPE_RUNS, ROOT
 from trainact import cli
 
 PICTURE = ROOT / "docs" / "report.png"
-SIZE = (1200, 1330)
+WIDTH, HEIGHT = 1200, 1330  # of the window, pixels
 
 
-def photograph(page: Path, picture: Path, size: tuple[int, int] = SIZE) -> None:
+def photograph(page: Path, picture: Path) -> None:
     """Open a page and save what is seen of it.
 
     Args:
         page: an HTML file.
         picture: PNG to be written.
-        size: of the window, pixels.
     """
     browser = shutil.which("chromium")
     if browser is None:
         sys.exit("chromium is not installed: it takes the picture")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    window = f"--window-size={size[0]},{size[1]}"
+    window = f"--window-size={WIDTH},{HEIGHT}"
     command = [browser, *options, window, f"--screenshot={picture}", page.as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
 

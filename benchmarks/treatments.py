@@ -10,7 +10,6 @@ method's time over vanilla's in the same round.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.output import write_records
 from trainact.lab.bench.timing import interleave
 from trainact.lab.environment import describe
 from trainact.lab.methods import METHODS, MethodSettings
@@ -119,16 +119,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     origin = describe(torch.device("cpu"))
-    lines = [
-        json.dumps(record | origin, ensure_ascii=False)
+    records = [
+        record | origin
         for recipe in find_recipes(RECIPES)
         for record in measure(recipe, options.rounds)
     ]
-    text = "\n".join([*lines, ""])
-    if options.out is None:
-        print(text, end="")
-    else:
-        options.out.write_text(text)
+    write_records(records, options.out)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 from release import agreement
 from release.environments import UV, Place, places, try_out
 from release.figures import figure_problems
-from release.programs import run
+from release.programs import git, run
 from release.reporting import Point
 
 TOOL = (*UV, "tool", "run")
@@ -84,7 +83,7 @@ def clean_problems(root: Path) -> list[str]:
     Returns:
         What to do; nothing if all is well.
     """
-    changed = _git(root, "status", "--porcelain").splitlines()
+    changed = git(root, "status", "--porcelain").splitlines()
     if not changed:
         return []
     return [f"commit or put away {len(changed)} files, {changed[0][3:]} among them"]
@@ -100,9 +99,9 @@ def tag_problems(root: Path) -> list[str]:
         What to do; nothing if all is well.
     """
     tag = f"v{agreement.version_of(root)}"
-    if not _git(root, "tag", "--list", tag).strip():
+    if not git(root, "tag", "--list", tag).strip():
         return []
-    if tag in _git(root, "tag", "--points-at", "HEAD").split():
+    if tag in git(root, "tag", "--points-at", "HEAD").split():
         return []
     return [f"{tag} is another commit's: raise the version"]
 
@@ -177,9 +176,3 @@ def _tried(root: Path, place: Place) -> list[str]:
     if len(wheels) != 1:
         return ["no wheel was built"]
     return try_out(wheels[0], place)
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    return done.stdout

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path, PurePosixPath
+
+from release.programs import git
 
 PAGES = ("README.md", "docs/*.md", "examples/*.md")
 RECORD = re.compile(r"`(records/[\w./-]+)`")
@@ -45,8 +46,5 @@ def _place(root: Path, page: Path, name: str) -> PurePosixPath:
 
 def _tracked(root: Path) -> set[PurePosixPath]:
     """Files that git has, and their folders."""
-    done = subprocess.run(
-        ["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True
-    )
-    files = [PurePosixPath(line) for line in done.stdout.splitlines()]
+    files = [PurePosixPath(line) for line in git(root, "ls-files").splitlines()]
     return {*files, *(folder for file in files for folder in file.parents)}

@@ -11,6 +11,23 @@ MINUTES = 120
 LAST_LINES = 15
 
 
+def git(folder: Path, *arguments: str) -> str:
+    """Ask git.
+
+    Args:
+        folder: of the checkout.
+        *arguments: of git.
+
+    Returns:
+        What it answers.
+    """
+    command = ["git", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
 def run(command: Sequence[str], folder: Path) -> list[str]:
     """Run a program to its end.
 

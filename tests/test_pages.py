@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import tyro
 from markdown_it import MarkdownIt
 
 from trainact import cli
+from trainact.lab import command_line
 from trainact.lab.recipes import find_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -105,9 +105,9 @@ def parse(words: list[str]) -> None:
     options = cli.load(cli.COMMANDS[name].options)
     if "--help" in arguments:
         with pytest.raises(SystemExit, match="0"):
-            tyro.cli(options, args=arguments)
+            command_line.parse(name, options, arguments)
         return
-    parsed = tyro.cli(options, args=arguments)
+    parsed = command_line.parse(name, options, arguments)
     for recipe in getattr(parsed, "recipes", None) or [getattr(parsed, "recipe", None)]:
         assert recipe is None or find_recipes([recipe])
 

@@ -260,7 +260,3 @@ def _fail(message: str, code: int = EXIT_BAD_INPUT) -> int:
 def _show(text: str, stream: TextIO | None = None, code: int = EXIT_OK) -> int:
     print(text, file=stream)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

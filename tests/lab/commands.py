@@ -26,3 +26,15 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         start_new_session=True,
     )
+
+
+def read_terminal(end: int) -> str:
+    """Read what is shown on a pseudo-terminal until its other end is closed."""
+    shown = b""
+    try:
+        while part := os.read(end, 65536):
+            shown += part
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(end)
+    return shown.decode()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.commands import read_terminal
 from trainact import cli
 from trainact.lab.completion.main import commands
 from trainact.lab.completion.options import CompletionOptions
@@ -152,15 +153,8 @@ def test_a_real_bash_takes_it_on_the_tab_key(scripts: Path, place: Path) -> None
             "exit",
         )
         os.write(ours, "".join(f"{line}\n" for line in lines).encode())
-        shown = b""
-        try:
-            while part := os.read(ours, 65536):
-                shown += part
-        except OSError:  # how Linux says that the other end is closed
-            pass
+        text = read_terminal(ours)
         assert shell.wait(timeout=60) == 0
-    os.close(ours)
-    text = shown.decode()
     assert "<shards make imagefolder:imagery/ --limit 3>" in text
     assert "<compare --data=imagefolder:runs/ --model mlp small-cnn>" in text
 

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import pytest
 from tyro.conf import Positional
 
+from tests.lab.commands import read_terminal
 from trainact import cli
 from trainact.lab.command_line import parse
 from trainact.lab.errors import LabError
@@ -106,14 +107,7 @@ def test_on_a_terminal_it_says_the_same(capsys: pytest.CaptureFixture[str]) -> N
         env=environment,
     ):
         os.close(theirs)
-        shown = b""
-        try:
-            while part := os.read(ours, 65536):
-                shown += part
-        except OSError:  # how Linux says that the other end is closed
-            pass
-    os.close(ours)
-    text = shown.decode().replace("\r\n", "\n")
+        text = read_terminal(ours).replace("\r\n", "\n")
     assert "\033[1m" in text
     plain = re.sub(r"\033\[[0-9;]*m", "", text)
     assert max(map(len, plain.splitlines())) <= WIDTH
