@@ -8,8 +8,10 @@ ARGS ?=
 RUNS = $(or $(OUT),runs)
 GPU_TESTS = tests/contract/test_gpu.py tests/contract/test_gpu_overlap.py \
   tests/kernels/test_gpu.py tests/lab/test_gpu.py tests/test_follow.py
+CORE_TESTS = tests/test_*.py tests/contract tests/distributed tests/integrations tests/kernels \
+  tests/zoo tests/lab/test_cli*.py
 
-.PHONY: compare test check format lint types docs tests doctests bench gpu gpu-lab readme wheel release clean help
+.PHONY: compare test check format lint types docs tests doctests coverage bench gpu gpu-lab readme wheel release clean help
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +21,8 @@ compare: .venv/lab ## train with and without TrAct and show the difference (ARGS
 
 test: .venv/dev docs tests doctests ## run the tests and build the documentation
 
-check: .venv/dev format lint types docs tests doctests ## everything CI runs, cheap first
+check: MARKED := -m "not slow"
+check: .venv/dev format lint types docs tests doctests ## what to run before a commit, cheap first
 
 format: .venv/dev
 	$(BIN)/ruff format --check .
@@ -37,16 +40,24 @@ types: .venv/dev
 
 # One thread each: the tests already use every core, side by side. One that hangs says where.
 HANGING = -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(HANGING) $(MARKED)
 # Those of JAX have processes of their own: one with JAX in it must not fork, as others do.
 tests: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(HANGING) --ignore tests/jaxed $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(HANGING) tests/jaxed $(ARGS)
+	$(PYTEST) --ignore tests/jaxed $(ARGS)
+	$(PYTEST) tests/jaxed $(ARGS)
 
 docs: .venv/dev ## build the documentation's site in build/site, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 doctests: .venv/dev
 	$(BIN)/pytest -q --doctest-modules src/trainact
+
+# What each process saw is in a file of its own until they are put together.
+coverage: .venv/dev ## which lines and branches of the core the tests reach (at least 95 %)
+	$(BIN)/coverage erase
+	$(PYTEST) --cov --cov-report= $(CORE_TESTS)
+	$(PYTEST) --cov --cov-append --cov-report= tests/jaxed
+	$(BIN)/coverage report --skip-covered --fail-under 95
 
 bench: .venv/dev ## measure what TrAct costs on this machine (about 20 minutes)
 	$(BIN)/trainact bench --suite cpu --out records/benchmarks/steps-cpu.jsonl $(ARGS)

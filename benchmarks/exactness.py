@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import trainact
 from tests.cases import oracle_gradient
-from tests.contract.table import WAYS
-from tests.contract.test_ways import outcome
+from tests.contract.table import LAYERS, WAYS
+from tests.contract.test_ways import train
 from tests.distributed import problems, test_ddp, test_deferred_ranks, test_fsdp
 from tests.distributed.processes import run
 from tests.tolerances import relative_error
@@ -60,7 +60,7 @@ def ways() -> Iterator[dict[str, Any]]:
     for name, way in WAYS.items():
         row = next((r for part, r in ROW_OF.items() if part in name), OTHERWISE)
         for layer in way.layers:
-            plain, x, _, after = outcome(name, layer)
+            plain, x, _, after = train(name, LAYERS[layer])
             truth = oracle_gradient(plain, x, after.grad_z, LAM)
             yield {
                 "row": row,

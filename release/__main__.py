@@ -24,7 +24,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--skip-check", action="store_true", help="no `make check`")
+    parser.add_argument("--skip-check", action="store_true", help="no tests")
     parser.add_argument(
         "--skip-environments", action="store_true", help="no fresh environments"
     )

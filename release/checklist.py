@@ -18,6 +18,7 @@ from release.programs import git, run
 from release.reporting import Point
 
 TOOL = (*UV, "tool", "run")
+CHECKS = ("make", "format", "lint", "types", "test")
 ADDRESS = (
     "give pyproject.toml the repository's public address (project.urls), and the "
     "README's links and pictures too: relative ones lead nowhere on a registry's page"
@@ -50,7 +51,7 @@ def points(root: Path, pythons: Sequence[str] | None) -> list[Point]:
         Point("CITATION.cff keeps to its schema", partial(run, citation, root)),
         Point("every figure's record is committed", on_root(figure_problems)),
         Point("every figure is that of its record", partial(run, figures, root)),
-        Point("make check", partial(run, ["make", "check"], root), kind="check"),
+        Point("checks and tests", partial(run, CHECKS, root), kind="check"),
         Point("wheel and sdist are built", on_root(build_problems)),
         Point("their metadata can be published", on_root(publishing_problems)),
         *(

@@ -22,6 +22,10 @@ from trainact.geometry import conv_geometry
 
 from .table import FEW, LAYERS, gradient_like
 
+needs_torch_29 = pytest.mark.skipif(
+    torch.__version__ < "2.9", reason="a plain weight norm fails in torch 2.8, too"
+)
+
 
 @pytest.fixture(autouse=True)
 def fresh_dynamo():
@@ -30,37 +34,34 @@ def fresh_dynamo():
     torch._dynamo.reset()
 
 
-def graphs(layer: nn.Module, batches: list[torch.Tensor]) -> int:
-    """How many graphs these batches need, in training."""
+def graphs(layer: nn.Module, batches: list[torch.Tensor]) -> list[int]:
+    """How many graphs there are after each of the batches, in training."""
     torch._dynamo.reset()
     counters.clear()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    numbers = []
     for x in batches:
         compiled(x).square().sum().backward()
-    return counters["stats"]["unique_graphs"]
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_one_graph_for_one_shape(name: str) -> None:
-    layer = trainact.TrAct(LAYERS[name].layer(torch.float32))
-    batches = [LAYERS[name].input(torch.float32, seed) for seed in range(3)]
-    assert graphs(layer, batches) == 1
+        numbers.append(counters["stats"]["unique_graphs"])
+    return numbers
 
 
 @pytest.mark.parametrize("name", LAYERS | ODD)
-def test_few_graphs_for_many_batch_sizes(name: str) -> None:
-    plain = (LAYERS | ODD)[name].layer(torch.float32)
-    shape = (LAYERS | ODD)[name].shape[1:]
-    batches = [torch.randn(size, *shape) for size in (16, 16, 7, 9, 33)]
-    number = graphs(trainact.TrAct(copy.deepcopy(plain)), batches)
+def test_one_graph_for_a_shape_and_few_for_many_batch_sizes(name: str) -> None:
+    case = (LAYERS | ODD)[name]
+    plain = case.layer(torch.float32)
+    sizes = (case.shape[0], case.shape[0], 16, 7, 9, 33)
+    batches = [torch.randn(size, *case.shape[1:]) for size in sizes]
+    numbers = graphs(trainact.TrAct(copy.deepcopy(plain)), batches)
+    assert numbers[1] == 1
     # A layer whose batches change between the two forms needs a graph for each.
-    assert number <= graphs(plain, batches) + 1
+    assert numbers[-1] <= graphs(plain, batches)[-1] + 1
 
 
 def test_the_dual_form_has_one_graph_for_any_batch_size() -> None:
     layer = trainact.TrAct(nn.Conv2d(3, 4, 8, stride=8))
     sizes = [8, *range(9, 30)]
-    assert graphs(layer, [torch.randn(n, 3, 16, 16) for n in sizes]) == 2
+    assert graphs(layer, [torch.randn(n, 3, 16, 16) for n in sizes])[-1] == 2
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -94,13 +95,6 @@ def test_operators_are_what_they_say(name: str, dtype, in_span: bool) -> None:
         torch.library.opcheck(
             torch.ops.trainact.dual_factor.default, (x, *settings, 0.1, in_span, True)
         )
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_odd_layers_need_one_graph(name: str) -> None:
-    layer = trainact.TrAct(ODD[name].layer(torch.float32))
-    batches = [ODD[name].input(torch.float32, seed) for seed in range(3)]
-    assert graphs(layer, batches) == 1
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -146,8 +140,15 @@ def gradients_of(layer: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-@pytest.mark.parametrize("name", [*FEW, "same conv", "std conv", "weight norm"])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *((name, "default") for name in (*FEW, "same conv", "std conv")),
+        pytest.param("weight norm", "default", marks=needs_torch_29),
+        # Without a GPU there are no CUDA graphs, and the modes differ in little.
+        ("conv2d, groups", "reduce-overhead"),
+    ],
+)
 def test_inductor(name: str, mode: str) -> None:
     case = (LAYERS | ODD)[name]
     plain = nn.Sequential(case.layer(torch.float32), nn.ReLU(), nn.Flatten())

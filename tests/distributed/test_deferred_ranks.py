@@ -166,6 +166,7 @@ def train_all_fsdp(
     return {case: train_fsdp(*case, sizes, how, clip) for case in problems.ALL}
 
 
+@pytest.mark.slow
 @problems.needs_exact_fsdp2
 # 6 or 7 output channels: on 4 ranks 2 + 2 + 2 + 0, which splits convolution groups too.
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def run_example(
     return {int(epoch): float(accuracy) for epoch, accuracy in lines}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [script.stem for script in SCRIPTS])
 def test_example(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

@@ -18,7 +18,7 @@ from .conftest import needs_interpreter, needs_triton
 @needs_interpreter
 def test_smoke(monkeypatch, tmp_path: Path) -> None:
     out = tmp_path / "kernels.jsonl"
-    cases = ["resnet18-cifar-b128", "video-2x16x16-b8", "audio-b16"]
+    cases = ["resnet18-cifar-b128", "audio-b16"]
     arguments = ["kernels", "--smoke", "--cases", *cases, "--out", str(out)]
     monkeypatch.setattr(sys, "argv", arguments)
     kernels.main()

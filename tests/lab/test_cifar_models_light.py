@@ -154,8 +154,7 @@ def test_weights_are_drawn_as_torch_does_by_default(name: str) -> None:
 
 @every_network
 def test_a_training_step_reaches_every_parameter(network: Network) -> None:
-    torch.manual_seed(0)
-    model = MODELS[network.name](100)
+    model = trainact.apply(MODELS[network.name](100))
     logits = model(torch.randn(2, 3, 32, 32))
     assert logits.shape == (2, 100)
     assert logits.isfinite().all()

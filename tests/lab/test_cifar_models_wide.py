@@ -99,7 +99,7 @@ def test_classes_and_dropouts(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step(name: str) -> None:
-    model = MODELS[name](100)
+    model = trainact.apply(MODELS[name](100))
     for block in stochastic_blocks(model):
         block.survival = 1.0
     (pooling,) = (m for m in model.modules() if isinstance(m, nn.AdaptiveAvgPool2d))

@@ -89,6 +89,7 @@ def test_without_tyro(command: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["lightning", "sklearn"])
 def test_without_the_lab(missing: str) -> None:
     done = run_python(

@@ -140,6 +140,7 @@ def test_no_home_folder_in_records(
     assert records_of(out)[0]["command"] == "trainact compare --out ~/out"
 
 
+@pytest.mark.slow
 def test_an_encoding_without_greek_is_no_reason_to_fail(tmp_path: Path) -> None:
     done = subprocess.run(
         [

@@ -20,6 +20,7 @@ from trainact.lab.run import train
 NUM_SEEDS = 400
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT to a child needs POSIX")
 def test_ctrl_c_keeps_finished_runs(tmp_path: Path) -> None:
     arguments = [

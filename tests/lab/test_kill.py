@@ -73,6 +73,7 @@ def kill_one(
     return victim.exitcode == -9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_ranks", "micro_batch", "kills"), [(1, None, 20), (2, 16, 5)]
 )

@@ -146,6 +146,7 @@ def break_file(job: Job, damage: str, least: int) -> tuple[Path, int, Repair]:
     return path, first, zero(path, offset, size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["corrupt", "missing"])
 def test_what_is_put_right_leaves_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: RunConfig, damage: str
@@ -230,6 +231,7 @@ def many(tmp_path: Path) -> RunConfig:
     return replace(TASK, data=f"imagefolder:{root}", batch_size=2, epochs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
 def test_stopped_on_some_processes_and_ended_on_others(
     tmp_path: Path, many: RunConfig, before: int, after: int

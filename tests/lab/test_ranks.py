@@ -61,6 +61,7 @@ def train(
     return record, torch.load(workspace.weights(record.key))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_every_share_of_a_batch_gives_the_same_weights(
     tmp_path: Path, name: str

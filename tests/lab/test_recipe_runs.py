@@ -16,13 +16,14 @@ from tests.lab.conftest import Outcome
 from trainact import cli
 from trainact.lab import gpu
 from trainact.lab.cluster import Work, submit
+from trainact.lab.config import Setting
 from trainact.lab.data.photographs import is_photographic
 from trainact.lab.data.smoke import NUM_IMAGES
 from trainact.lab.experiment import adapt, choose_arms, plan
 from trainact.lab.jobs import Job, carry_out
+from trainact.lab.models import cifar
 from trainact.lab.recipe import Arm
 from trainact.lab.recipes import RECIPES, find_recipes
-from trainact.lab.recipes.common import LENGTHS
 from trainact.lab.records import Record
 from trainact.lab.run_options import RunOptions, SweepOptions
 from trainact.lab.shorten import stretch
@@ -31,22 +32,37 @@ from trainact.lab.workspace import Workspace
 Command = Callable[..., Outcome]
 
 
-def arms_to_smoke(name: str) -> list[Arm]:
-    """One of every method; where a recipe differs from another in length alone, TrAct.
+# Each of these is trained a step, with TrAct, in test_cifar_models_*.py.
+TESTED = tuple(f"cifar:{name}" for name in cifar.names())
 
-    The tables of CIFAR have the same networks: one is trained with TrAct, one without.
-    The networks of Tables 3 and 4 are large.
-    """
-    arms = {arm.method: arm for arm in RECIPES[name].arms}
-    longer = any(name.endswith(f"-{length}") for length in (*LENGTHS[1:], 60, 90))
-    if longer or name.startswith(("table1", "table3", "table4")):
-        return [arms["tract"]]
-    return [Arm("vanilla")] if name.startswith("table7") else list(arms.values())
+
+def way(setting: Setting) -> tuple[Any, ...]:
+    """How a recipe trains: all of it but the network and what is a mere number."""
+    kinds: list[Any] = []
+    for name, value in setting.identity().items():
+        is_word = isinstance(value, str) and name not in ("model", "begins_with")
+        kinds.append((name, value if is_word else bool(value)))
+    return tuple(kinds)
+
+
+def choose_smoked() -> list[tuple[str, Arm]]:
+    """Every way of training once, every network, and every method on either images."""
+    chosen: dict[Any, tuple[str, Arm]] = {}
+    for name, recipe in RECIPES.items():
+        setting = recipe.setting
+        for arm in reversed(recipe.arms):  # TrAct's, of two
+            photographs = is_photographic(setting.augment)
+            chosen.setdefault((arm.method, setting.task, photographs), (name, arm))
+        chosen.setdefault(way(setting), (name, recipe.arms[-1]))
+        if setting.model not in TESTED:
+            chosen.setdefault(setting.model, (name, recipe.arms[-1]))
+    return list(dict.fromkeys(chosen.values()))
 
 
 # Photographs are small ones but for one recipe of every network.
 FULL_SIZE = ("fig5-30", "fig11-30", "table3-vit-s-400", "table3-vit-b-400")
-SMOKED = [(name, arm) for name in RECIPES for arm in arms_to_smoke(name)]
+SMOKED = choose_smoked()
+LARGE = ("fig5", "fig12", "table3", "table4", "table5")
 
 
 @pytest.fixture
@@ -78,9 +94,17 @@ def num_classes(name: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "arm"), SMOKED, ids=[f"{name} {arm.name}" for name, arm in SMOKED]
+    ("name", "arm"),
+    [
+        pytest.param(
+            *(name, arm),
+            id=f"{name} {arm.name}",
+            marks=pytest.mark.slow if name.startswith(LARGE) else (),
+        )
+        for name, arm in SMOKED
+    ],
 )
-def test_every_recipe_trains(
+def test_every_way_trains(
     name: str, arm: Arm, tmp_path: Path, real_photographs: str | None
 ) -> None:
     """Photographs are real ones for TrAct, where they are at hand."""
@@ -105,6 +129,7 @@ def test_every_recipe_trains(
     assert len(record.data["classes"]) == classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig11-30", "table3-vit-s-400", "table5"])
 def test_two_processes_share_the_batches_of_a_recipe(
     name: str, tmp_path: Path, real_photographs: str | None
@@ -144,11 +169,15 @@ def test_a_relative_lam_and_micro_batches(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.5)
 
 
-def test_every_recipe_is_smoked() -> None:
-    assert {name for name, _ in SMOKED} == set(RECIPES)
+def test_every_way_method_and_network_is_smoked() -> None:
+    smoked = {way(RECIPES[name].setting) for name, _ in SMOKED}
+    assert {way(recipe.setting) for recipe in RECIPES.values()} == smoked
     assert {arm.method for _, arm in SMOKED} == {
         arm.method for recipe in RECIPES.values() for arm in recipe.arms
     }
+    assert {recipe.setting.model for recipe in RECIPES.values()} == {
+        RECIPES[name].setting.model for name, _ in SMOKED
+    } | set(TESTED)
 
 
 def test_smoke_keeps_what_makes_the_recipe() -> None:
@@ -188,6 +217,7 @@ def test_run_trains_all_arms_and_seeds_and_then_nothing(
     assert workspace.records.read()[0] == records
 
 
+@pytest.mark.slow
 def test_sweep_trains_side_by_side_what_is_missing(
     command: Command, tmp_path: Path
 ) -> None:
@@ -206,6 +236,7 @@ def test_sweep_trains_side_by_side_what_is_missing(
     assert {r.config.method for r in records if r.config.seed == 0} == set(methods[1:])
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_takes_no_other_with_it(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +259,7 @@ def test_a_run_that_fails_takes_no_other_with_it(
     assert "1 of 2 runs in" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_cluster_carries_jobs_out(tmp_path: Path) -> None:
     """Through submitit's executor for one machine, which pickles as SLURM's does."""
     jobs = smoke_jobs("fig3-sgd-100", tmp_path, method=("vanilla",))
@@ -329,6 +361,7 @@ def test_a_shared_run_is_planned_once() -> None:
     assert sum(job.config.method == "vanilla" for job in jobs) == 1
 
 
+@pytest.mark.slow
 def test_the_runs_of_make_gpu_lab_need_nothing_that_may_be_missing() -> None:
     code = (
         "import sys\n"

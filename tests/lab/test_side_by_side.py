@@ -23,6 +23,7 @@ def test_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processes._spread("auto", 2) == ["auto", "auto"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals to a child need POSIX")
 @pytest.mark.parametrize(
     ("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]

@@ -121,6 +121,7 @@ def test_the_studies_of_make_gpu_lab(tmp_path: Path, monkeypatch) -> None:
     assert asked[2:] == [set(), set()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["small-cnn-adam", "small-mixer-adamw"])
 def test_every_arm_of_the_study_trains(model: str, tmp_path: Path) -> None:
     name = f"first-layer-{model}-0.003"

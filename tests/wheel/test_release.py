@@ -162,7 +162,7 @@ def test_address_is_asked_for_where_there_is_none(checkout: Path) -> None:
 def test_checklist_is_whole(checkout: Path) -> None:
     names = [point.name for point in points(ROOT, ["3.11"])]
     assert len(set(names)) == len(names)
-    assert "make check" in names
+    assert "checks and tests" in names
     assert str(Place("3.11", "oldest", "lab")) in names
     assert "without skipping" in remaining_steps(checkout, complete=False)
     assert "without skipping" not in remaining_steps(checkout, complete=True)
