@@ -12,8 +12,8 @@ from trainact.lab.methods import METHODS
 from trainact.lab.recipes.first_layer_study import PIXELS
 from trainact.lab.recipes.optimizer_study import APART_ARMS, LAM, PAIRED_ARMS
 from trainact.lab.records import Record
-from trainact.lab.report import BASELINE, summarise_arms
 from trainact.lab.reporting.scores import paired_test
+from trainact.lab.summary import BASELINE, summarise_arms
 from trainact.lab.tuning import TUNING_SEED, best_rate, final_accuracy
 
 _PAIRED = tuple(arm.method for arm in (*PAIRED_ARMS, *APART_ARMS))

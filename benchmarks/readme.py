@@ -47,7 +47,7 @@ from trainact.lab.bench.tables import (
 )
 from trainact.lab.plots import save_curves
 from trainact.lab.recipe_status import choices_section, recipes_section
-from trainact.lab.report import Arm, summarise
+from trainact.lab.summary import Arm, summarise
 from trainact.lab.tables import NOTE, markdown_table, title
 
 ROOT = Path(__file__).parents[1]

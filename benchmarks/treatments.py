@@ -27,7 +27,7 @@ from trainact.lab.methods import METHODS, MethodSettings
 from trainact.lab.models import build_model
 from trainact.lab.recipe import Arm, Recipe
 from trainact.lab.recipes import find_recipes
-from trainact.lab.report import BASELINE
+from trainact.lab.summary import BASELINE
 
 RECIPES = ("first-layer-small-cnn-sgd-0.1", "first-layer-small-cnn-adam-0.003")
 SHAPE = (3, 32, 32)

@@ -18,8 +18,8 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from trainact.examples import IMAGE_NAMES, make_examples
 from trainact.follow import Trace, follow
+from trainact.made_up import IMAGE_NAMES, make_examples
 from trainact.origins import Meeting
 from trainact.structure import Structure, read_structure, suspects_beside
 

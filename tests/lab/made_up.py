@@ -77,7 +77,7 @@ def with_config(
     recipe: Recipe, arm: Arm, seed: int, name: str | None = "", **changes: Any
 ) -> Record:
     """One run of a recipe, recorded under its name unless another is given."""
-    config = recipe.run(arm, seed, "cpu")
+    config = recipe.config(arm, seed, "cpu")
     epochs = recipe.setting.epochs
     values: dict[str, Any] = {
         "accuracy": (0.5,) * epochs,

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.lab.conftest import TINY, Cli
+from trainact.lab.command_line import parse
+from trainact.lab.options import CompareOptions
 from trainact.lab.records import RecordFile
 
 
@@ -161,3 +163,9 @@ def test_an_encoding_without_greek_is_no_reason_to_fail(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert b"tract ?=0.1" in done.stdout
+
+
+def test_options_also_have_the_names_that_they_have_in_run() -> None:
+    arguments = ["--method", "tract", "whitening", "--seed=3"]
+    given = parse("compare", CompareOptions, arguments)
+    assert (given.methods, given.seeds) == (("tract", "whitening"), (3,))

@@ -40,7 +40,7 @@ from trainact.lab.trainer import make_trainer
 
 CPU = torch.device("cpu")
 RECIPE = table5()
-VANILLA, TRACT = (RECIPE.run(arm, 0, "cpu") for arm in RECIPE.arms)
+VANILLA, TRACT = (RECIPE.config(arm, 0, "cpu") for arm in RECIPE.arms)
 LAM = 0.1
 SIZE = 64
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

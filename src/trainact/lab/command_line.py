@@ -17,7 +17,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Annotated, Any, TextIO
 
 import tyro
@@ -65,16 +65,23 @@ def parse(name: str, options: type, arguments: Sequence[str]) -> Any:
 
 def _parse_plain(name: str, options: type, arguments: Sequence[str]) -> Any:
     fields = option_fields(options)
+    arguments = _renamed(arguments, getattr(options, "also", {}))
     _check_flags(name, fields, arguments)
     with _folded():
         parsed = tyro.cli(
             _form(options, fields),
-            args=list(arguments),
+            args=arguments,
             prog=f"trainact {name}",
             description=_description(options),
             config=(FlagCreatePairsOff, OmitArgPrefixes),
         )
     return options(**dict(_values(parsed)))
+
+
+def _renamed(arguments: Sequence[str], also: Mapping[str, str]) -> list[str]:
+    """Give options that have two names the one that their field has."""
+    words = [word.partition("=") for word in arguments]
+    return [also.get(word, word) + equals + value for word, equals, value in words]
 
 
 def _form(options: type, fields: Sequence[OptionField]) -> type:

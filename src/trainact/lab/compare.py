@@ -18,7 +18,7 @@ from trainact.lab.options import CompareOptions
 from trainact.lab.probe import probe
 from trainact.lab.progress import make_console
 from trainact.lab.records import FILE_NAME, Record
-from trainact.lab.report import summarise
+from trainact.lab.summary import summarise
 from trainact.lab.tables import NOTE, as_json, markdown, rich_table, title
 from trainact.lab.workspace import Workspace
 

@@ -83,7 +83,7 @@ def _job(
     place: Place,
     options: ExperimentOptions,
 ) -> Job:
-    config = recipe.run(arm, seed, kind)
+    config = recipe.config(arm, seed, kind)
     weights = find_initial(recipe, arm, seed, options)
     if weights is not None:
         config = replace(config, initial=hash_weights(weights))

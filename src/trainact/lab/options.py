@@ -32,6 +32,9 @@ class CompareOptions:
     }
     """Headings of the help."""
 
+    also: ClassVar[dict[str, str]] = {"--method": "--methods", "--seed": "--seeds"}
+    """Other names of options: those that they have in `trainact run`."""
+
     data: str = "digits"
     """digits, which needs no download, fashion-mnist, cifar10, cifar100 or
     imagefolder:PATH, a folder with a folder of images for each class."""

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from trainact.lab.report import BASELINE, Arm
+from trainact.lab.summary import BASELINE, Arm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from collections.abc import Generator
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
+_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning")
 
 
 @contextlib.contextmanager

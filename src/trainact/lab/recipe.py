@@ -81,7 +81,7 @@ class Recipe:
     hardware: str = ""
     keep_weights: bool = False
 
-    def run(self, arm: Arm, seed: int, device: str) -> RunConfig:
+    def config(self, arm: Arm, seed: int, device: str) -> RunConfig:
         """Describe one run of the recipe.
 
         Args:

@@ -11,10 +11,10 @@ from trainact.lab.config import Setting, setting_hash
 from trainact.lab.recipe import Recipe
 from trainact.lab.recipes import RECIPES
 from trainact.lab.records import Record
-from trainact.lab.report import BASELINE
+from trainact.lab.summary import BASELINE
 
 _HEADINGS = ("paper", "recipe", "status", "runs", "gain", "paper's gain", "records")
-_UNTRIED = "built and smoked in the tests"
+_UNTRIED = "built, not run"
 # What follows from another length.
 _SCALED = {"warmup_epochs", "milestones"}
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from trainact.lab.json_output import json_text
 from trainact.lab.records import Record
-from trainact.lab.report import Arm
+from trainact.lab.summary import Arm
 
 COLUMNS = (
     "method",

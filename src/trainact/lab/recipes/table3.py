@@ -39,6 +39,8 @@ class Pretraining:
         lam: λ.
         vanilla: the paper's numbers, after fine-tuning.
         tract: likewise.
+        hours: of the pre-training, where Section 4.6 has them.
+        hardware: likewise.
     """
 
     model: str
@@ -52,6 +54,8 @@ class Pretraining:
     lam: float
     vanilla: Expected
     tract: Expected
+    hours: float | None = None
+    hardware: str = ""
 
 
 _SMALL = Pretraining(
@@ -77,6 +81,8 @@ PRETRAININGS = {
         lam=0.2,
         vanilla=Expected(81.97, top5=95.90),
         tract=Expected(82.18, top5=95.98),
+        hours=133.9,
+        hardware="four A40 (the paper's figure)",
     ),
     "vit-b-400": Pretraining(
         model="deit3:base",
@@ -90,6 +96,8 @@ PRETRAININGS = {
         lam=0.1,
         vanilla=Expected(83.34, top5=96.44),
         tract=Expected(83.58, top5=96.52),
+        hours=98.5,
+        hardware="eight V100 (the paper's figure)",
     ),
 }
 
@@ -152,6 +160,8 @@ def _pretrain(name: str, chosen: Pretraining) -> Recipe:
             precision="bf16-mixed",
         ),
         arms=(Arm("vanilla"), Arm("tract", chosen.lam)),
+        hours=chosen.hours,
+        hardware=chosen.hardware,
         seeds=(0,),
         claim="After fine-tuning, TrAct is more accurate for both networks and both "
         "lengths; for ViT-S it gains 36 % of what twice the epochs gain.",
@@ -203,6 +213,8 @@ def _finetune(parent: Recipe, chosen: Pretraining) -> Recipe:
             weight_decay=0.02,
             begins_with=parent.name,
         ),
+        hours=None,
+        hardware="",
         arms=(
             Arm("vanilla", expected=chosen.vanilla),
             Arm("tract", chosen.lam, expected=chosen.tract),

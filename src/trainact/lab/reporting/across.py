@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from trainact.lab.config import Setting
 from trainact.lab.recipe import Recipe
-from trainact.lab.report import BASELINE
 from trainact.lab.reporting.arms import ArmResult
 from trainact.lab.reporting.grouping import Change
 from trainact.lab.reporting.scores import (
@@ -20,6 +19,7 @@ from trainact.lab.reporting.scores import (
     printed,
 )
 from trainact.lab.reporting.sections import Section
+from trainact.lab.summary import BASELINE
 
 _FAMILY = re.compile(r"(table[17])-(.+)")
 # Its recipes hold the baseline of tables that have none of their own.

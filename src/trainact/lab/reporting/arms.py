@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainact.lab.records import Record
-from trainact.lab.report import BASELINE, by_arm
 from trainact.lab.reporting.grouping import View
 from trainact.lab.reporting.scores import Metric, Score, scores
 from trainact.lab.reporting.speed import Speed, speeds
+from trainact.lab.summary import BASELINE, by_arm
 
 
 @dataclass(frozen=True)

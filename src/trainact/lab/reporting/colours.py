@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from trainact.lab.plots import BASELINE_COLOUR
-from trainact.lab.report import BASELINE
 from trainact.lab.reporting.arms import ArmResult
+from trainact.lab.summary import BASELINE
 
 # λ from 1/16 to 16 times the default 0.1, an octave per colour: neighbours in the
 # paper's sweep stay apart, and more λ is always warmer.

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from trainact.lab.plots import draw_curve, new_figure
-from trainact.lab.report import BASELINE
 from trainact.lab.reporting.arms import ArmResult
 from trainact.lab.reporting.lengths import LengthStudy
 from trainact.lab.reporting.scores import Metric, Score, Spread
 from trainact.lab.reporting.sections import Section
+from trainact.lab.summary import BASELINE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import Any
 from trainact.lab.config import Setting
 from trainact.lab.recipe import Recipe
 from trainact.lab.records import Record
-from trainact.lab.report import BASELINE
+from trainact.lab.summary import BASELINE
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from scipy import stats
 
 from trainact.lab.recipe import Expected
 from trainact.lab.records import Record
-from trainact.lab.report import BASELINE, by_arm, curves, mean_and_std
 from trainact.lab.reporting.grouping import View
+from trainact.lab.summary import BASELINE, by_arm, curves, mean_and_std
 
 Metric = Literal["accuracy", "top5"]
 Spread = tuple[float, float | None]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from trainact.lab.config import setting_hash
 from trainact.lab.recipe import Recipe
 from trainact.lab.records import Record
-from trainact.lab.report import summarise_arms
 from trainact.lab.reporting.arms import ArmResult, arm_results
 from trainact.lab.reporting.grouping import Experiment, View, group, show, views
+from trainact.lab.summary import summarise_arms
 from trainact.lab.tables import title as describe
 
 WITHOUT_RECIPE = "Comparisons without a recipe"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainact.lab.records import Record
-from trainact.lab.report import BASELINE, by_arm, summarise_arms
+from trainact.lab.summary import BASELINE, by_arm, summarise_arms
 
 
 @dataclass(frozen=True)

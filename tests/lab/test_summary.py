@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.conftest import CONFIG, make_record
 from trainact.lab.records import Record
-from trainact.lab.report import first_epoch_at, mean_and_std, summarise
+from trainact.lab.summary import first_epoch_at, mean_and_std, summarise
 from trainact.lab.tables import arm_cells, markdown
 
 TRACT = replace(CONFIG, method="tract", lam=0.1)
