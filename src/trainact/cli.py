@@ -20,12 +20,13 @@ from typing import Any, TextIO
 
 from trainact._streams import flushed, give_up_output, is_unread, prepare_streams
 from trainact._version import __version__
-
-EXIT_OK = 0
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
-EXIT_TERMINATED = 143
+from trainact.exit_codes import (
+    EXIT_BAD_INPUT,
+    EXIT_BROKEN_PIPE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TERMINATED,
+)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from trainact.exit_codes import EXIT_INTERRUPTED, EXIT_OK
 from trainact.lab.data import AnyData
 from trainact.lab.errors import LabError, describe_os_error
 from trainact.lab.grid import build_grid
 from trainact.lab.jobs import Job, Place, data_of, key_of
 from trainact.lab.json_output import json_alone
-from trainact.lab.local import EXIT_INTERRUPTED, EXIT_OK, train_here
+from trainact.lab.local import train_here
 from trainact.lab.options import CompareOptions
 from trainact.lab.probe import probe
 from trainact.lab.progress import make_console

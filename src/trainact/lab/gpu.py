@@ -14,16 +14,11 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trainact.exit_codes import EXIT_INTERRUPTED, EXIT_OK
 from trainact.lab.errors import LabError
 from trainact.lab.experiment import plan
 from trainact.lab.experiment_options import ExperimentOptions
-from trainact.lab.local import (
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    finish,
-    train_missing,
-    without_record,
-)
+from trainact.lab.local import finish, train_missing, without_record
 from trainact.lab.processes import run_side_by_side
 from trainact.lab.progress import make_console
 from trainact.lab.recipes import find_recipes

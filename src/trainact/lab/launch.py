@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 
+from trainact.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from trainact.lab.errors import INTERRUPTED, LabError, check_positive
 from trainact.lab.ranks import this_process
 
-EXIT_OK = 0
-EXIT_BAD_INPUT = 2
 _KINDS = ("auto", "cpu", "cuda")
 _SECONDS_BETWEEN_LOOKS = 0.2
 # What the user can put right begins with this.

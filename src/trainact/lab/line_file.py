@@ -128,7 +128,7 @@ class LineFile(Generic[LineT]):
             OSError: if the record could not be written whole, such as on a full disk.
         """
         payload = record.to_line().encode()
-        with self.path.open("ab+", buffering=0) as file, _locked(file.fileno()):
+        with self.path.open("ab+", buffering=0) as file, locked(file.fileno()):
             length = file.seek(0, os.SEEK_END)
             if length and not _ends_with_newline(file.fileno(), length):
                 payload = b"\n" + payload  # after a line that a crash cut short
@@ -152,8 +152,11 @@ def _write_whole(descriptor: int, payload: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _locked(descriptor: int) -> Generator[None]:
-    """Let one process append at a time, so that truncating cannot hit another's line.
+def locked(descriptor: int) -> Generator[None]:
+    """Let one process on this machine do something at a time, where locks exist.
+
+    Args:
+        descriptor: of an open file that all of them use for this.
 
     Yields:
         Nothing.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from trainact.exit_codes import EXIT_INTERRUPTED, EXIT_OK
 from trainact.lab.data import AnyData
 from trainact.lab.errors import INTERRUPTED, how_many
 from trainact.lab.jobs import Job, carry_out, data_of, key_of
@@ -15,9 +16,6 @@ from trainact.lab.progress import ComparisonProgress, outcome
 from trainact.lab.ranks import agree
 from trainact.lab.results import results_table
 from trainact.lab.workspace import Workspace
-
-EXIT_OK = 0
-EXIT_INTERRUPTED = 130
 
 
 def train_missing(jobs: Sequence[Job], title: str, out: Path, console: Console) -> int:

@@ -7,18 +7,13 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from trainact.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from trainact.lab.errors import LabError, check_positive, how_many
 from trainact.lab.experiment import plan
 from trainact.lab.initial import MissingWeightsError
 from trainact.lab.jobs import Job, key_of
 from trainact.lab.launch import launch, must_launch
-from trainact.lab.local import (
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    finish,
-    train_here,
-    without_record,
-)
+from trainact.lab.local import finish, train_here, without_record
 from trainact.lab.processes import run_side_by_side
 from trainact.lab.progress import make_console
 from trainact.lab.ranks import joined
@@ -27,8 +22,6 @@ from trainact.lab.recipes import find_recipes
 from trainact.lab.run_options import SweepOptions
 from trainact.lab.tuning import tuned_jobs, tuning_rounds
 from trainact.lab.workspace import Workspace
-
-EXIT_FAILED = 1
 
 
 def main(options: SweepOptions) -> int:

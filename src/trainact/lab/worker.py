@@ -12,12 +12,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from trainact.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from trainact.lab.errors import LabError
 from trainact.lab.jobs import Job, carry_out
 from trainact.lab.ranks import joined
-
-EXIT_OK = 0
-EXIT_BAD_INPUT = 2
 
 
 def main() -> int:

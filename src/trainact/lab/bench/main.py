@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from trainact.exit_codes import EXIT_FAILED, EXIT_OK
 from trainact.lab.bench.arms import MUST_WORK
 from trainact.lab.bench.measure import measure
 from trainact.lab.bench.options import BenchOptions
@@ -34,8 +35,6 @@ from trainact.lab.json_output import json_alone, json_text
 from trainact.lab.line_file import LineFile
 
 NAME = "bench.jsonl"
-EXIT_OK = 0
-EXIT_FAILED = 1
 
 
 def main(options: BenchOptions) -> int:

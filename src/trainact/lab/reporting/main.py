@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from trainact.exit_codes import EXIT_OK
 from trainact.lab.errors import LabError, describe_os_error, how_many
 from trainact.lab.json_output import json_alone
 from trainact.lab.recipe import Recipe
@@ -20,7 +21,6 @@ from trainact.lab.reporting.page import render, shortened
 from trainact.lab.reporting.reading import read_runs
 from trainact.lab.reporting.study import Study, as_json, build_study
 
-EXIT_OK = 0
 PAGE = "report.html"
 NUMBERS = "report.json"
 

@@ -21,9 +21,9 @@ from trainact.lab.data.folder_listing import list_folder
 from trainact.lab.data.images import SPLIT_SEED, stratified_subset
 from trainact.lab.data.photographs.folder import FileSource
 from trainact.lab.data.photographs.index import INDEX_NAME, Index, Shard
-from trainact.lab.data.photographs.remote import locked
 from trainact.lab.data.photographs.scan import CLASSES_NAME, scan
 from trainact.lab.errors import LabError, describe_os_error
+from trainact.lab.line_file import locked
 
 _PLAN_NAME = ".plan"
 _TAR_BLOCK = 512
@@ -140,7 +140,7 @@ def make_shards(plan: Plan, out: Path, report: Report) -> Index:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with (out / _PLAN_NAME).open("ab+") as file, locked(file):
+        with (out / _PLAN_NAME).open("ab+") as file, locked(file.fileno()):
             file.seek(0)
             _check_folder(plan, out, file.read().decode())
             file.truncate(0)

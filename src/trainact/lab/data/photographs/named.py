@@ -12,9 +12,9 @@ import numpy as np
 from trainact.lab.data import torchvision_sets
 from trainact.lab.data.photographs.folder import FileSource
 from trainact.lab.data.photographs.memory import ArraySource
-from trainact.lab.data.photographs.remote import locked
 from trainact.lab.data.photographs.source import Source
 from trainact.lab.errors import LabError, first_line
+from trainact.lab.line_file import locked
 
 Sources = tuple[Source, Source, tuple[str, ...]]
 
@@ -42,7 +42,7 @@ def load_named(name: str, data_dir: Path) -> Sources:
         with contextlib.suppress(OSError):
             data_dir.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context((data_dir / ".download.lock").open("ab"))
-            stack.enter_context(locked(file))
+            stack.enter_context(locked(file.fileno()))
         return NAMED[name](name, data_dir)
 
 

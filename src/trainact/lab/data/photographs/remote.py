@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from trainact.lab.errors import LabError, describe_os_error, first_line
-from trainact.lab.line_file import fcntl
+from trainact.lab.line_file import locked
 
 # An index may come from anywhere, so that webdataset's ``pipe:`` is not among these.
 SCHEMES = ("http", "https", "s3", "gs")
@@ -115,7 +114,7 @@ def fetch(url: str, path: Path, num_bytes: int | None = None) -> None:
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as file, locked(file):
+        with part.open("ab") as file, locked(file.fileno()):
             # Whoever had the lock before may have finished: the file that is open here
             # is then the copy itself, so that nothing may be done to it.
             if path.exists():
@@ -150,25 +149,6 @@ def cached_name(url: str) -> str:
     """
     digest = hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
     return f"{digest}-{url.rpartition('/')[2]}"
-
-
-@contextlib.contextmanager
-def locked(file: IO[bytes]) -> Generator[None]:
-    """Let one process on this machine do something at a time.
-
-    Args:
-        file: an open one that all of them use for this.
-
-    Yields:
-        Nothing.
-    """
-    if fcntl is not None:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if fcntl is not None:
-            fcntl.flock(file.fileno(), fcntl.LOCK_UN)
 
 
 def _open(url: str) -> Any:

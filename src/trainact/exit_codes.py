@@ -1,0 +1,10 @@
+"""What the command says to a shell when it ends; the same codes everywhere."""
+
+EXIT_OK = 0
+# A run or a case failed, and said so.
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+# 128 and the signal's number.
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+EXIT_TERMINATED = 143
