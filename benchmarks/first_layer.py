@@ -19,7 +19,7 @@ from trainact.lab.tuning import TUNING_SEED, best_rate, final_accuracy
 _PAIRED = tuple(arm.method for arm in (*PAIRED_ARMS, *APART_ARMS))
 _EXTENDED = (BASELINE, "tract", *(m for m in METHODS if m.startswith("tract-")))
 _TRACT = arm_name("tract", LAM)
-_DAMPED = (BASELINE, "tract", "tract-relative", "tract-joint")
+_DAMPED = (BASELINE, "tract", "tract-relative", "tract-scaled", "tract-joint")
 # Learning rate -> seed -> run, of one arm.
 Tuning = dict[float, dict[int, Record]]
 Scores = dict[int, float]

@@ -26,7 +26,7 @@ from trainact.lab.models import BUILT_IN, build_model
 
 CHANGING = ("patchnorm", "dual-patchnorm", "whitening", "whitening+tract")
 # Their gradients are made in Python, in the backward.
-RULED = ("kfac", "tract-joint")
+RULED = ("kfac", "tract-joint", "tract-scaled")
 # Other images are sampled each time.
 REPEATABLE = [method for method in METHODS if method != "tract-sampled"]
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"

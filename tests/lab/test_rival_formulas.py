@@ -96,6 +96,51 @@ def test_kfac(kind: str) -> None:
         assert relative_error(layer.bias.grad, bias) < ORACLE_RTOL
 
 
+def in_own_units(x_NP: np.ndarray, grad_NO: np.ndarray) -> Gradients:
+    """TrAct on patches whose entries have mean square 1, carried back to W."""
+    size = (x_NP**2).mean() ** 0.5
+    weight_OP = reference.tract_gradient(grad_NO, x_NP / size, LAM)
+    return size * weight_OP, grad_NO.sum(0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scaled(kind: str) -> None:
+    for seed in range(15):
+        layer, x = drawn(kind, seed)
+        apply("tract-scaled", layer, x, layer="")
+        _, grad_z = backward(layer, x)
+        weight, bias = by_group(layer, x, grad_z, in_own_units)
+        assert relative_error(layer.weight.grad, weight) < ORACLE_RTOL
+        assert relative_error(layer.bias.grad, bias) < ORACLE_RTOL
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 255.0])
+def test_behind_a_norm_the_scale_of_the_input_is_not_seen(scale: float) -> None:
+    """Not by tract-scaled, as not by vanilla training; TrAct's step shrinks by c²."""
+    steps = {}
+    for method in ("vanilla", "tract-scaled", "tract-relative"):
+        for factor in (1.0, scale):
+            torch.manual_seed(0)
+            conv = nn.Conv2d(3, 5, 3, bias=False)
+            model = nn.Sequential(
+                conv, nn.BatchNorm2d(5, eps=1e-30), nn.ReLU()
+            ).double()
+            x = torch.randn(4, 3, 9, 9, dtype=torch.float64) + 0.3
+            apply(method, model, factor * x, layer="0")
+            model(factor * x).square().sum().backward()
+            steps[method, factor] = conv.weight.grad
+    for method, power in (("vanilla", 0), ("tract-scaled", 0), ("tract-relative", -2)):
+        expected = scale**power * steps[method, 1.0]
+        assert relative_error(steps[method, scale], expected) < 1e-10
+
+
+def test_scaled_of_zeros_is_zero() -> None:
+    layer, x = nn.Linear(3, 2), torch.zeros(4, 3)
+    apply("tract-scaled", layer, x, layer="")
+    layer(x).sum().backward()
+    assert not layer.weight.grad.any()
+
+
 def arguments_of(layer: Any) -> dict[str, Any]:
     names = ("in_features", "out_features") if isinstance(layer, nn.Linear) else CONV
     return {"dtype": torch.float64} | {name: getattr(layer, name) for name in names}
@@ -221,7 +266,9 @@ def test_estimates_do_not_see_micro_batches_as_one_batch(method: str) -> None:
         deferral(model, 2)
 
 
-@pytest.mark.parametrize("method", ["kfac", "tract-joint", "whitening+tract"])
+@pytest.mark.parametrize(
+    "method", ["kfac", "tract-joint", "tract-scaled", "whitening+tract"]
+)
 def test_rules_refuse_what_they_do_not_see(method: str) -> None:
     x = torch.randn(2, 3)
     settings: MethodSettings = settings_for(x, "")
@@ -230,7 +277,7 @@ def test_rules_refuse_what_they_do_not_see(method: str) -> None:
         METHODS[method].convert(nn.Linear(3, 2), together)
 
 
-@pytest.mark.parametrize("method", ["kfac", "tract-joint"])
+@pytest.mark.parametrize("method", ["kfac", "tract-joint", "tract-scaled"])
 def test_rules_change_no_other_gradient(method: str) -> None:
     x = torch.randn(6, 3, 16, 16)
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ from trainact.lab.methods.extensions import EXTENSIONS
 from trainact.lab.methods.joint import TRACT_JOINT
 from trainact.lab.methods.kfac import KFAC
 from trainact.lab.methods.patchnorm import PATCHNORM
+from trainact.lab.methods.scaled import TRACT_SCALED
 from trainact.lab.methods.tract import TRACT
 from trainact.lab.methods.vanilla import VANILLA
 from trainact.lab.methods.whitening import WHITENING, WHITENING_TRACT
@@ -44,6 +45,7 @@ _ALL = (
     KFAC,
     *EXTENSIONS,
     TRACT_JOINT,
+    TRACT_SCALED,
 )
 METHODS = {method.name: method for method in _ALL}
 

@@ -38,7 +38,10 @@ _OWN_OPTIMIZERS = (
 )
 _EXTENSIONS = tuple(
     Arm(f"tract-{name}", LAM)
-    for name in ("relative", "joint", "running", "sampled", "rising", "falling", "all")
+    for name in (
+        *("relative", "joint", "scaled", "running", "sampled", "rising", "falling"),
+        "all",
+    )
 )
 
 
@@ -88,7 +91,7 @@ def damping(pixels: str) -> Recipe:
         The recipe.
     """
     parent = first_layer(("small-cnn", "sgd", 0.1))
-    methods = ("tract", "tract-relative")
+    methods = ("tract", "tract-relative", "tract-scaled")
     arms = [Arm(method, lam) for method in methods for lam in _LAMS]
     return replace(
         parent,
