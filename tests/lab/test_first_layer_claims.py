@@ -11,17 +11,19 @@ from benchmarks.first_layer_pages import studies
 
 BEST = {"sgd": 0.4, "adam": 0.03}
 # Arms that are best at another rate.
-OWN_BEST = {"patchnorm": 0.8, "whitening+tract": 0.8, "kfac": 0.8}
+OWN_BEST = {"patchnorm": 0.8, "whitening+tract": 0.8, "kfac": 0.8, "tract-all": 0.2}
 SMALL, LARGE = (0.001, 0.003), (0.01, 0.03)
 
 
-def accuracies(model: str) -> dict[tuple[str, str, float], dict[int, float]]:
+def accuracies(
+    model: str, pixels: str = "cifar10", epochs: int = 8
+) -> dict[tuple[str, str, float], dict[int, float]]:
     """In per cent, by optimizer, method and learning rate, then by seed."""
     found: dict[tuple[str, str, float], dict[int, float]] = {}
     for record in studies()[0]:
         config = record.config
         alike = (config.model, config.epochs, config.normalise, config.initial)
-        if alike == (model, 8, "cifar10", None) and config.lam in (None, 0.1):
+        if alike == (model, epochs, pixels, None) and config.lam in (None, 0.1):
             key = config.optimizer, config.method, config.lr
             found.setdefault(key, {})[config.seed] = 100 * record.accuracy[-1]
     return found
@@ -123,3 +125,27 @@ def test_three_seeds_show_no_difference_to_tract(method: str) -> None:
     own, tract = best("sgd", method), best("sgd", "tract")
     assert ttest_rel(own, tract).pvalue > 0.2
     assert abs(fmean(own) - fmean(tract)) < 0.5
+
+
+def test_on_every_layer_it_is_by_far_the_best() -> None:
+    every = best("sgd", "tract-all")
+    for method in ("vanilla", "tract", "whitening", "whitening+tract", "kfac"):
+        others = best("sgd", method)
+        assert fmean(every) - fmean(others) > 3
+        is_sure = ttest_rel(every, others).pvalue < 0.05
+        assert is_sure == (method != "whitening+tract")
+    for lr in (0.05, 0.1, 0.2, 0.4):
+        assert RUNS["sgd", "tract-all", lr][0] > RUNS["sgd", "tract", 0.4][0] + 1.5
+
+
+def test_in_the_units_of_the_input_its_scale_does_not_matter() -> None:
+    """And it is ahead of vanilla training whatever the scale."""
+    means = {"vanilla": [], "tract": [], "tract-scaled": []}
+    for pixels in ("0-1", "0-255", "cifar10"):
+        runs = accuracies("small-cnn", pixels)
+        for method, found in means.items():
+            found.append(fmean(runs["sgd", method, 0.1].values()))
+    assert max(means["tract-scaled"]) - min(means["tract-scaled"]) < 1.5
+    pairs = zip(means["tract-scaled"], means["vanilla"], strict=True)
+    assert all(own - plain > 1.5 for own, plain in pairs)
+    assert means["tract"][1] < means["vanilla"][1] - 1
