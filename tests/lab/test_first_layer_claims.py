@@ -7,7 +7,9 @@ from statistics import fmean
 import pytest
 from scipy.stats import ttest_rel
 
-from benchmarks.first_layer_pages import studies
+from benchmarks.first_layer_pages import step_costs, studies
+from trainact.lab.records import Record
+from trainact.lab.summary import summarise_arms
 
 BEST = {"sgd": 0.4, "adam": 0.03}
 # Arms that are best at another rate.
@@ -149,3 +151,25 @@ def test_in_the_units_of_the_input_its_scale_does_not_matter() -> None:
     pairs = zip(means["tract-scaled"], means["vanilla"], strict=True)
     assert all(own - plain > 1.5 for own, plain in pairs)
     assert means["tract"][1] < means["vanilla"][1] - 1
+
+
+def test_on_every_layer_it_is_no_faster_to_what_vanilla_training_reaches() -> None:
+    costs, _ = step_costs()
+    assert costs["small-cnn", "sgd", "tract-all"] == pytest.approx(2, abs=0.2)
+    arms = {arm.method: arm for arm in summarise_arms(at_best("vanilla", "tract-all"))}
+    epochs = [arms[method].epochs_to_baseline for method in ("vanilla", "tract-all")]
+    assert costs["small-cnn", "sgd", "tract-all"] * epochs[1] / epochs[0] > 1
+
+
+def at_best(*methods: str) -> list[Record]:
+    """Runs under SGD, each method at its own best rate."""
+    rates = {method: OWN_BEST.get(method, BEST["sgd"]) for method in methods}
+    return [
+        record
+        for record in studies()[0]
+        if (config := record.config).method in rates
+        and config.lr == rates[config.method]
+        and (config.model, config.optimizer, config.epochs) == ("small-cnn", "sgd", 8)
+        and config.normalise == "cifar10"
+        and config.data != "digits"
+    ]
