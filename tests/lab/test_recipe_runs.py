@@ -180,6 +180,15 @@ def test_every_way_method_and_network_is_smoked() -> None:
     } | set(TESTED)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_planned(name: str) -> None:
+    """Also those that differ in numbers alone from one that is smoked."""
+    jobs = smoke_jobs(name, Path("out"))
+    assert {job.recipe for job in jobs} == {name}
+    assert [job.config.arm for job in jobs] == [arm.name for arm in RECIPES[name].arms]
+    assert [Job.from_json(job.to_json()) for job in jobs] == jobs
+
+
 def test_smoke_keeps_what_makes_the_recipe() -> None:
     (job,) = smoke_jobs("fig4-100", Path("out"), method=("tract",), lam=(0.2,))
     config, setting = job.config, RECIPES["fig4-100"].setting
