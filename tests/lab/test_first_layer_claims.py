@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import fmean
+from typing import Any
 
 import pytest
 from scipy.stats import ttest_rel
@@ -17,17 +18,26 @@ OWN_BEST = {"patchnorm": 0.8, "whitening+tract": 0.8, "kfac": 0.8, "tract-all": 
 SMALL, LARGE = (0.001, 0.003), (0.01, 0.03)
 
 
+def runs_of(model: str, pixels: str = "cifar10", epochs: int = 8) -> list[Record]:
+    """With λ = 0.1, where there is one."""
+    alike = model, epochs, pixels, None
+    return [
+        record
+        for record in studies()[0]
+        if (c := record.config).lam in (None, 0.1)
+        and (c.model, c.epochs, c.normalise, c.initial) == alike
+    ]
+
+
 def accuracies(
-    model: str, pixels: str = "cifar10", epochs: int = 8
+    *alike: Any, **more: Any
 ) -> dict[tuple[str, str, float], dict[int, float]]:
     """In per cent, by optimizer, method and learning rate, then by seed."""
     found: dict[tuple[str, str, float], dict[int, float]] = {}
-    for record in studies()[0]:
+    for record in runs_of(*alike, **more):
         config = record.config
-        alike = (config.model, config.epochs, config.normalise, config.initial)
-        if alike == (model, epochs, pixels, None) and config.lam in (None, 0.1):
-            key = config.optimizer, config.method, config.lr
-            found.setdefault(key, {})[config.seed] = 100 * record.accuracy[-1]
+        key = config.optimizer, config.method, config.lr
+        found.setdefault(key, {})[config.seed] = 100 * record.accuracy[-1]
     return found
 
 
@@ -179,10 +189,7 @@ def at_best(*methods: str) -> list[Record]:
     rates = {method: OWN_BEST.get(method, BEST["sgd"]) for method in methods}
     return [
         record
-        for record in studies()[0]
+        for record in runs_of("small-cnn")
         if (config := record.config).method in rates
-        and config.lr == rates[config.method]
-        and (config.model, config.optimizer, config.epochs) == ("small-cnn", "sgd", 8)
-        and config.normalise == "cifar10"
-        and config.data != "digits"
+        and (config.optimizer, config.lr) == ("sgd", rates[config.method])
     ]

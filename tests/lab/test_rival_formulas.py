@@ -70,13 +70,23 @@ def two_factors(x_NP: np.ndarray, grad_NO: np.ndarray) -> Gradients:
     return both.reshape(grad_OP.shape), grad_NO.sum(0)
 
 
+def in_own_units(x_NP: np.ndarray, grad_NO: np.ndarray) -> Gradients:
+    """TrAct on patches whose entries have mean square 1, carried back to W."""
+    size = (x_NP**2).mean() ** 0.5
+    weight_OP = reference.tract_gradient(grad_NO, x_NP / size, LAM)
+    return size * weight_OP, grad_NO.sum(0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_joint(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "rule"), [("tract-joint", with_ones), ("tract-scaled", in_own_units)]
+)
+def test_rules(kind: str, method: str, rule: Callable[..., Gradients]) -> None:
     for seed in range(15):
         layer, x = drawn(kind, seed)
-        apply("tract-joint", layer, x, layer="")
+        apply(method, layer, x, layer="")
         _, grad_z = backward(layer, x)
-        weight, bias = by_group(layer, x, grad_z, with_ones)
+        weight, bias = by_group(layer, x, grad_z, rule)
         assert relative_error(layer.weight.grad, weight) < ORACLE_RTOL
         assert relative_error(layer.bias.grad, bias) < ORACLE_RTOL
 
@@ -92,24 +102,6 @@ def test_kfac(kind: str) -> None:
         backward(twin, x)
         weight, bias = by_group(layer, x, grad_z, two_factors)
         weight *= float(twin.weight.grad.norm()) / np.linalg.norm(weight)
-        assert relative_error(layer.weight.grad, weight) < ORACLE_RTOL
-        assert relative_error(layer.bias.grad, bias) < ORACLE_RTOL
-
-
-def in_own_units(x_NP: np.ndarray, grad_NO: np.ndarray) -> Gradients:
-    """TrAct on patches whose entries have mean square 1, carried back to W."""
-    size = (x_NP**2).mean() ** 0.5
-    weight_OP = reference.tract_gradient(grad_NO, x_NP / size, LAM)
-    return size * weight_OP, grad_NO.sum(0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_scaled(kind: str) -> None:
-    for seed in range(15):
-        layer, x = drawn(kind, seed)
-        apply("tract-scaled", layer, x, layer="")
-        _, grad_z = backward(layer, x)
-        weight, bias = by_group(layer, x, grad_z, in_own_units)
         assert relative_error(layer.weight.grad, weight) < ORACLE_RTOL
         assert relative_error(layer.bias.grad, bias) < ORACLE_RTOL
 

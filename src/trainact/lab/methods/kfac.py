@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.first_layer import find_first_layer
-from trainact.lab.methods.rules import Seen, add_to_diagonal, put_rule, solve_right
+from trainact.lab.methods.rules import Seen, damp_relative, put_rule, solve_right
 
 
 def kfac(seen: Seen, lam: float) -> tuple[Tensor, Tensor]:
@@ -40,17 +40,11 @@ def kfac(seen: Seen, lam: float) -> tuple[Tensor, Tensor]:
     """
     num_rows = seen.rows.shape[1]
     outputs_GOO = num_rows * seen.grad_z.mT @ seen.grad_z
-    inside_GOP = solve_right(seen.weight, _damp(seen.moment(), lam))
-    both_GOP = torch.linalg.solve(_damp(outputs_GOO, lam), inside_GOP)
+    inside_GOP = solve_right(seen.weight, damp_relative(seen.moment(), lam))
+    both_GOP = torch.linalg.solve(damp_relative(outputs_GOO, lam), inside_GOP)
     tiny = torch.finfo(both_GOP.dtype).tiny
     length = inside_GOP.norm() / both_GOP.norm().clamp(min=tiny)
     return length * both_GOP, seen.bias
-
-
-def _damp(matrix: Tensor, lam: float) -> Tensor:
-    mean_G = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)
-    # Of a matrix of zeros the gradient is zero, too: any damping will do.
-    return add_to_diagonal(matrix, torch.where(mean_G > 0, lam * mean_G, 1.0))
 
 
 def _convert(model: nn.Module, settings: MethodSettings) -> nn.Module:

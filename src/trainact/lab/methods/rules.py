@@ -210,6 +210,21 @@ def add_to_diagonal(matrix: Tensor, shift_G: Tensor | float) -> Tensor:
     return matrix + shift.reshape(-1, 1, 1) * eye
 
 
+def damp_relative(matrix: Tensor, lam: float) -> Tensor:
+    """Add λ times the mean eigenvalue to all eigenvalues.
+
+    Args:
+        matrix: ``[G, N, N]``, a second moment.
+        lam: λ.
+
+    Returns:
+        The sum; of a matrix of zeros the identity, since what it is to be solved for is
+        zero, too.
+    """
+    mean_G = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)
+    return add_to_diagonal(matrix, torch.where(mean_G > 0, lam * mean_G, 1.0))
+
+
 def solve_right(grad_GOP: Tensor, damped_GPP: Tensor) -> Tensor:
     """Multiply by an inverse from the right.
 

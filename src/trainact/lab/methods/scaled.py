@@ -12,12 +12,11 @@ for standardised inputs, it is plain TrAct.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.first_layer import find_first_layer
-from trainact.lab.methods.rules import Seen, add_to_diagonal, put_rule, solve_right
+from trainact.lab.methods.rules import Seen, damp_relative, put_rule, solve_right
 
 
 def scaled(seen: Seen, lam: float) -> tuple[Tensor, Tensor]:
@@ -32,10 +31,9 @@ def scaled(seen: Seen, lam: float) -> tuple[Tensor, Tensor]:
     """
     moment_GPP = seen.moment()
     size_G = moment_GPP.diagonal(dim1=-2, dim2=-1).mean(-1)
-    # Of an input of zeros the gradient is zero, too: any size will do.
-    size_G11 = torch.where(size_G > 0, size_G, 1.0)[:, None, None]
-    damped_GPP = add_to_diagonal(moment_GPP / size_G11, lam)
-    return solve_right(seen.weight, damped_GPP), seen.bias
+    # Both sides multiplied by t.
+    weight_GOP = size_G[:, None, None] * seen.weight
+    return solve_right(weight_GOP, damp_relative(moment_GPP, lam)), seen.bias
 
 
 def _convert(model: nn.Module, settings: MethodSettings) -> nn.Module:
