@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import multiprocessing
+import os
 import pickle
 import time
 import traceback
@@ -87,6 +88,8 @@ def _work(
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True, warn_only=True)
     warnings.filterwarnings("error", module="trainact")
+    # No rank is done, and gone, before another has connected to it.
+    os.environ["TORCH_DIST_INIT_BARRIER"] = "1"
     dist.init_process_group(
         "gloo",
         init_method=f"file://{Path(folder) / 'store'}",
