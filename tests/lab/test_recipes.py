@@ -184,7 +184,7 @@ def test_times_that_the_paper_gives() -> None:
 TUNED_STUDIES = [
     recipe
     for recipe in STUDIES.values()
-    if recipe.name.startswith(("first-layer-", "optimizers-"))
+    if recipe.name.startswith(("first-layer-", "optimizers-", "digits-"))
 ]
 
 
@@ -198,7 +198,8 @@ def test_tuned_studies(recipe: Recipe) -> None:
         assert problem == [given.data, str(given.epochs)]
     else:
         model = given.model.rpartition(":")[2]
-        assert ["first", "layer", *model.split("-")] == [family, *problem]
+        first = ["first", "layer"] if given.data == "cifar10" else ["digits"]
+        assert [*first, *model.split("-")] == [family, *problem]
     rates = find_recipes([recipe.name.removesuffix(f"-{lr}")])
     assert {r.setting.lr for r in rates} == set(RATES[optimizer])
     assert {r.arms for r in rates} == {recipe.arms}

@@ -17,9 +17,11 @@ from trainact.lab.recipes.fig8 import fig8
 from trainact.lab.recipes.fig9 import fig9
 from trainact.lab.recipes.fig10 import fig10
 from trainact.lab.recipes.first_layer_study import (
+    DIGITS,
     PIXELS,
     STUDIED,
     damping,
+    digits,
     first_layer,
 )
 from trainact.lab.recipes.imagenet import LENGTHS as IMAGENET_LENGTHS
@@ -60,6 +62,7 @@ _FAMILIES: dict[str, _Family] = {
 _BEYOND: dict[str, _Family] = {
     "optimizers": (optimizers, (PROBLEMS, TUNED)),
     "first": (first_layer, (STUDIED,)),
+    "digits": (digits, (DIGITS,)),
     "damping": (damping, (PIXELS,)),
 }
 _ALL_FAMILIES = {**_FAMILIES, **_BEYOND}

@@ -20,6 +20,8 @@ _TRAINED = (
     ("torchvision:resnet18", "sgd"),
 )
 STUDIED = tuple((*how, lr) for how in _TRAINED for lr in RATES[how[1]])
+_ON_DIGITS = (("small-cnn", "sgd"), ("small-vit", "adamw"), ("small-mixer", "adamw"))
+DIGITS = tuple((*how, lr) for how in _ON_DIGITS for lr in RATES[how[1]])
 _RIVALS = (
     Arm("vanilla"),
     Arm("tract", LAM),
@@ -69,6 +71,28 @@ def first_layer(studied: tuple[str, str, float]) -> Recipe:
         arms=(*_RIVALS, *own, *_EXTENSIONS),
         claim="TrAct alone gains more than PatchNorm and Dual PatchNorm (Figure 7).",
         deviations=(PAIRED,),
+    )
+
+
+def digits(studied: tuple[str, str, float]) -> Recipe:
+    """Small networks on scikit-learn's digits, with every treatment of a first layer.
+
+    Source: none; this project's own comparison, in minutes.
+    Hardware: made for a CPU.
+    Numbers: none in the paper.
+
+    Args:
+        studied: as for `first_layer`.
+
+    Returns:
+        The recipe.
+    """
+    model, optimizer, lr = studied
+    return replace(
+        first_layer(studied),
+        name=f"digits-{model}-{optimizer}-{lr:g}",
+        setting=study_setting(model, ("digits", _EPOCHS), (optimizer, lr)),
+        seeds=tuple(range(5)),
     )
 
 
