@@ -29,7 +29,15 @@ from trainact.lab.recipe import Arm, Recipe
 from trainact.lab.recipes import find_recipes
 from trainact.lab.summary import BASELINE
 
-RECIPES = ("first-layer-small-cnn-sgd-0.1", "first-layer-small-cnn-adam-0.003")
+RECIPES = (
+    "first-layer-small-cnn-sgd-0.1",
+    "first-layer-small-cnn-adam-0.003",
+    "first-layer-small-cnn-lamb-0.003",
+    "first-layer-small-cnn-muon-0.003",
+    "first-layer-small-vit-adamw-0.003",
+    "first-layer-small-mixer-adamw-0.003",
+    "first-layer-resnet18-sgd-0.1",
+)
 SHAPE = (3, 32, 32)
 NUM_CLASSES = 10
 ROUNDS = 15

@@ -95,6 +95,12 @@ def test_treatments_against_vanilla() -> None:
     assert cells(relative)[5:] == ["2", "", "", "3"]
 
 
+def test_steps_on_other_images_have_no_cost() -> None:
+    digits = [replace(r, config=replace(r.config, data="digits")) for r in records()]
+    for line in treatment_section(digits, COSTS)[4:-1]:
+        assert cells(line)[6:8] == ["", ""]
+
+
 def test_no_star_inside_of_what_was_tried() -> None:
     runs = {("vanilla", lr): (0.5 - abs(lr - 0.2),) for lr in (0.1, 0.2, 0.3)}
     (row,) = treatment_section(records(runs), {})[4:-1]
