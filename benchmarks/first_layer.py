@@ -6,7 +6,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from trainact.lab.bench.tables import markdown
 from trainact.lab.config import arm_name
 from trainact.lab.methods import METHODS
 from trainact.lab.recipes.first_layer_study import PIXELS
@@ -14,6 +13,7 @@ from trainact.lab.recipes.optimizer_study import APART_ARMS, LAM, PAIRED_ARMS
 from trainact.lab.records import Record
 from trainact.lab.reporting.scores import paired_test
 from trainact.lab.summary import BASELINE, summarise_arms
+from trainact.lab.table_text import markdown
 from trainact.lab.tuning import TUNING_SEED, best_rate, final_accuracy
 
 _PAIRED = tuple(arm.method for arm in (*PAIRED_ARMS, *APART_ARMS))

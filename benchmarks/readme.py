@@ -40,7 +40,6 @@ from trainact.lab.bench.tables import (
     STEP_COLUMNS,
     brief_rows,
     layer_rows,
-    markdown,
     notes,
     scaling_rows,
     step_rows,
@@ -48,6 +47,7 @@ from trainact.lab.bench.tables import (
 from trainact.lab.plots import save_curves
 from trainact.lab.recipe_status import choices_section, recipes_section
 from trainact.lab.summary import Arm, summarise
+from trainact.lab.table_text import markdown
 from trainact.lab.tables import NOTE, markdown_table, title
 
 ROOT = Path(__file__).parents[1]

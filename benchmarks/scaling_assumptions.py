@@ -9,7 +9,7 @@ from benchmarks.scaling_links import Link, all_gather_s, all_reduce_s
 from benchmarks.scaling_operations import Work
 from benchmarks.scaling_volumes import Stem, collectives
 from trainact.geometry import make_geometry
-from trainact.lab.bench.tables import markdown
+from trainact.lab.table_text import markdown
 
 # Assumptions, not measurements: change one, and `make readme` writes the page anew.
 NODE = 8

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from trainact.lab.bench.tables import Rows, markdown
+from trainact.lab.table_text import Rows, markdown
 
 COUNTS_COLUMNS = (
     "stem",

@@ -36,7 +36,7 @@ from benchmarks.scaling_volumes import (
     synced_kept_bytes,
 )
 from benchmarks.sections import RECORDS, load, source
-from trainact.lab.bench.tables import markdown
+from trainact.lab.table_text import markdown
 
 SCALING = RECORDS / "scaling-cpu.jsonl"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from trainact import Estimate
 from trainact.lab.records import Record, RecordFile
+from trainact.lab.table_text import markdown
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "records" / "benchmarks"
@@ -20,6 +21,13 @@ ESTIMATES = RECORDS / "estimates.jsonl"
 GRAM = RECORDS / "gram-cpu.jsonl"
 PIPELINES = RECORDS / "pipelines-cpu.jsonl"
 JAX_STEPS = RECORDS / "jax-cpu.jsonl"
+ESTIMATE_COLUMNS = (
+    "statistics",
+    "error of the update: median",
+    "largest",
+    "time of the statistics",
+    "final accuracy",
+)
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -93,10 +101,7 @@ def estimates_section() -> str:
             f"batch, {first['images']:,} images, {first['epochs']} epochs; exact "
             f"statistics take {100 * share:.1f} % of a vanilla step**",
             "",
-            "| statistics | error of the update: median | largest | time of the "
-            "statistics | final accuracy |",
-            "| --- | ---: | ---: | ---: | ---: |",
-            *map(estimate_row, rows),
+            *markdown(ESTIMATE_COLUMNS, list(map(estimate_row, rows)), left=1),
             "",
         ]
     last = records[-1]
@@ -104,7 +109,7 @@ def estimates_section() -> str:
     return "\n".join(lines)
 
 
-def estimate_row(record: dict[str, Any]) -> str:
+def estimate_row(record: dict[str, Any]) -> tuple[str, ...]:
     """One setting: its name, and what was measured of it."""
     setting, accuracy = record["setting"], record["accuracy"]
     reached = f"{statistics.mean(accuracy):.3f} ± {statistics.stdev(accuracy):.3f}"
@@ -123,34 +128,33 @@ def estimate_row(record: dict[str, Any]) -> str:
             f"{100 * record['error_max']:.0f} %",
             f"{record['time']:.2f}",
         ]
-    return f"| {' | '.join([name, *cells, reached])} |"
+    return name, *cells, reached
 
 
 def gram_section() -> str:
     """Table of the ways to XᵀX."""
     records = load(GRAM)
+    columns = ("setting", "input", "kernel / stride", "tiles", "shifts", "ratio")
     lines = [
         "Milliseconds of XᵀX alone (median), by tiles and by shifts along the best "
         "dimension; `loss`: the chosen way's time over the best way's.",
         "",
-        "| setting | input | kernel / stride | tiles | shifts | ratio | chosen "
-        "| loss |",
-        "| --- | --- | --- | ---: | ---: | ---: | --- | ---: |",
+        *markdown((*columns, "chosen", "loss"), list(map(gram_row, records))),
     ]
-    for record in records:
-        times, geometry = record["ms"], record["geometry"]
-        shifts = min((t for way, t in times.items() if way != "tiles"), default=None)
-        size, stride = (
-            "x".join(map(str, geometry[k])) for k in ("kernel_size", "stride")
-        )
-        loss = times[record["chosen"]] / min(times.values())
-        lines.append(
-            f"| {record['setting']} | {'x'.join(map(str, record['shape']))} | "
-            f"{size} / {stride} | {times['tiles']:.2f} | "
-            + (f"{shifts:.2f} | {shifts / times['tiles']:.2f}" if shifts else "- | -")
-            + f" | {record['chosen']} | {loss:.2f} |"
-        )
     return "\n".join([*lines, "", source(records[-1], GRAM) + "."])
+
+
+def gram_row(record: dict[str, Any]) -> tuple[str, ...]:
+    """One layer: its geometry, and the time of each way."""
+    times, geometry = record["ms"], record["geometry"]
+    tiles, chosen = times["tiles"], record["chosen"]
+    shifts = min((t for way, t in times.items() if way != "tiles"), default=None)
+    size, stride = ("x".join(map(str, geometry[k])) for k in ("kernel_size", "stride"))
+    compared = ("-", "-") if not shifts else (f"{shifts:.2f}", f"{shifts / tiles:.2f}")
+    loss = times[chosen] / min(times.values())
+    shape = "x".join(map(str, record["shape"]))
+    where = record["setting"], shape, f"{size} / {stride}"
+    return *where, f"{tiles:.2f}", *compared, chosen, f"{loss:.2f}"
 
 
 def pipelines_section() -> str:
@@ -158,34 +162,28 @@ def pipelines_section() -> str:
     if not PIPELINES.exists():
         return "Not measured yet: `python -m benchmarks.pipelines`."
     records = load(PIPELINES)
-    lines = [
-        "| augmentation | resident, images/s | torchvision image by image, images/s "
-        "| ratio |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for record in records:
-        rates = {
-            way: sorted(record["images"] / seconds for seconds in of_way)
-            for way, of_way in record["seconds"].items()
-        }
-        resident, single = rates["resident"], rates["single"]
-        ratio = statistics.median(
-            slow / fast
-            for fast, slow in zip(
-                record["seconds"]["resident"], record["seconds"]["single"], strict=True
-            )
-        )
-        lines.append(
-            f"| {record['augment']} | {spread(resident)} | {spread(single)} "
-            f"| {ratio:.1f} |"
-        )
+    rates = ("resident, images/s", "torchvision image by image, images/s", "ratio")
+    rows = list(map(pipeline_row, records))
     last = records[-1]
     count = len(last["seconds"]["single"])
     note = (
         f"Median [smallest, largest] of {count} interleaved rounds, per second of "
         "processor time"
     )
-    return "\n".join([*lines, "", f"{note}; {source(last, PIPELINES)}."])
+    table = markdown(("augmentation", *rates), rows, left=1)
+    return "\n".join([*table, "", f"{note}; {source(last, PIPELINES)}."])
+
+
+def pipeline_row(record: dict[str, Any]) -> tuple[str, ...]:
+    """One augmentation: images a second both ways, and how many times as many."""
+    seconds, count = record["seconds"], record["images"]
+    pairs = zip(seconds["resident"], seconds["single"], strict=True)
+    ratio = statistics.median(slow / fast for fast, slow in pairs)
+    resident, single = (
+        spread(sorted(count / s for s in seconds[way]))
+        for way in ("resident", "single")
+    )
+    return record["augment"], resident, single, f"{ratio:.1f}"
 
 
 def spread(values: list[float]) -> str:
@@ -195,18 +193,22 @@ def spread(values: list[float]) -> str:
 
 def jax_section() -> str:
     """Jitted steps with and without TrAct, and where the figures come from."""
-    lines = [
-        "| step | batch | vanilla, ms | ratio [quartiles] |",
-        "| --- | --- | ---: | ---: |",
-    ]
     records = load(JAX_STEPS)
-    for record in records:
-        low, middle, high = record["ratio"]
-        vanilla = 1e3 * statistics.median(record["seconds"]["vanilla"])
-        lines.append(
-            f"| {record['case']} | {record['batch']} of {record['size']} px | "
-            f"{vanilla:.3g} | {middle:.3f} [{low:.3f}, {high:.3f}] |"
-        )
+    columns = ("step", "batch", "vanilla, ms", "ratio [quartiles]")
+    table = markdown(columns, list(map(jax_row, records)), left=2)
     rounds = len(records[0]["seconds"]["vanilla"])
     last = f"{source(records[0], JAX_STEPS)}, jax {records[0]['versions']['jax']}"
-    return "\n".join([*lines, "", f"{last}; {rounds} interleaved rounds."])
+    return "\n".join([*table, "", f"{last}; {rounds} interleaved rounds."])
+
+
+def jax_row(record: dict[str, Any]) -> tuple[str, ...]:
+    """One step: its batch, vanilla's time and the ratio."""
+    low, middle, high = record["ratio"]
+    vanilla = 1e3 * statistics.median(record["seconds"]["vanilla"])
+    batch = f"{record['batch']} of {record['size']} px"
+    return (
+        record["case"],
+        batch,
+        f"{vanilla:.3g}",
+        f"{middle:.3f} [{low:.3f}, {high:.3f}]",
+    )

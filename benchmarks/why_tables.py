@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.sections import RECORDS as FOLDER
 from benchmarks.sections import source
-from trainact.lab.bench.tables import Rows, markdown
+from trainact.lab.table_text import Rows, markdown
 
 RECORDS = FOLDER / "why-cpu.jsonl"
 MEASURES = ("proposal", "spectrum", "shares", "filters")

@@ -31,12 +31,12 @@ from trainact.lab.bench.tables import (
     STEP_COLUMNS,
     brief_rows,
     layer_rows,
-    markdown,
     scaling_rows,
     step_rows,
 )
 from trainact.lab.bench.timing import choose_calls, interleave
 from trainact.lab.bench.workload import LayerInput
+from trainact.lab.table_text import markdown
 
 CPU = torch.device("cpu")
 

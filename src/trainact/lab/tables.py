@@ -9,6 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from trainact.lab import table_text
 from trainact.lab.json_output import json_text
 from trainact.lab.records import Record
 from trainact.lab.summary import Arm
@@ -123,15 +124,7 @@ def markdown_table(arms: Sequence[Arm]) -> list[str]:
     Returns:
         Its lines.
     """
-    return [_row(_HEADINGS), _rule(), *(_row(arm_cells(arm)) for arm in arms)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _rule() -> str:
-    return _row(["---"] + (len(COLUMNS) - 1) * ["---:"])
+    return table_text.markdown(_HEADINGS, list(map(arm_cells, arms)), left=1)
 
 
 def _provenance(records: Sequence[Record], state: str) -> str:

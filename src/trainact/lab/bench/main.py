@@ -23,7 +23,6 @@ from trainact.lab.bench.tables import (
     STEP_COLUMNS,
     layer_rows,
     notes,
-    plain,
     scaling_rows,
     step_rows,
 )
@@ -33,6 +32,7 @@ from trainact.lab.environment import device_name, versions
 from trainact.lab.errors import LabError, how_many
 from trainact.lab.json_output import json_alone, json_text
 from trainact.lab.line_file import LineFile
+from trainact.lab.table_text import plain
 
 NAME = "bench.jsonl"
 

@@ -8,8 +8,7 @@ from trainact.lab.bench.arms import BASELINE
 from trainact.lab.bench.records import SKIPPED, WRONG, BenchRecord
 from trainact.lab.bench.scaling import AXES
 from trainact.lab.bench.summary import ArmSummary, Spread, exponent, summarise
-
-Rows = list[tuple[str, ...]]
+from trainact.lab.table_text import Rows
 
 STEP_COLUMNS = (
     "case",
@@ -196,43 +195,6 @@ def scaling_curves(
                     points = curves.setdefault(arm.arm, [])
                     points.append((record.value, arm.extra_ms))
     return curves
-
-
-def markdown(columns: Sequence[str], rows: Rows, left: int = 3) -> list[str]:
-    """Write a Markdown table.
-
-    Args:
-        columns: headings.
-        rows: texts.
-        left: number of columns aligned to the left.
-
-    Returns:
-        Its lines.
-    """
-    rule = ["---" if i < left else "---:" for i in range(len(columns))]
-    return [f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)]
-
-
-def plain(columns: Sequence[str], rows: Rows, left: int = 3) -> list[str]:
-    """Write a table for a terminal.
-
-    Args:
-        columns: headings.
-        rows: texts.
-        left: number of columns aligned to the left.
-
-    Returns:
-        Its lines.
-    """
-    table = [tuple(columns), *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if index < left else f"{cell:>{width}}"
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
 
 
 def _with_interval(spread: Spread | None, digits: int) -> str:
