@@ -227,7 +227,8 @@ def _gain(own: Scores, others: Scores) -> tuple[str, str]:
     seeds = sorted(own.keys() & others.keys())
     if not seeds:
         return "", ""
-    pairs = [(own[seed], others[seed]) for seed in seeds]
-    mean = 100 * statistics.fmean(a - b for a, b in pairs)
+    pairs = [(100 * own[seed], 100 * others[seed]) for seed in seeds]
+    mean = round(statistics.fmean(a - b for a, b in pairs), 2)
     p = paired_test(*zip(*pairs, strict=True)).p
-    return f"{mean:+.2f}", "" if p is None else f"{p:.2g}"
+    # Not -0.00.
+    return f"{mean + 0.0:+.2f}", "" if p is None else f"{p:.2g}"

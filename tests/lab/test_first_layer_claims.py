@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from statistics import fmean
 from typing import Any
 
@@ -12,13 +13,13 @@ from benchmarks.first_layer_pages import step_costs, studies
 from trainact.lab.records import Record
 from trainact.lab.summary import summarise_arms
 
-BEST = {"sgd": 0.4, "adam": 0.03}
-# Arms that are best at another rate.
-OWN_BEST = {"patchnorm": 0.8, "whitening+tract": 0.8, "kfac": 0.8, "tract-all": 0.2}
 SMALL, LARGE = (0.001, 0.003), (0.01, 0.03)
 
 
-def runs_of(model: str, pixels: str = "cifar10", epochs: int = 8) -> list[Record]:
+@cache
+def runs_of(
+    model: str, pixels: str = "cifar10", epochs: int = 8, images: str = "cifar10"
+) -> list[Record]:
     """With λ = 0.1, where there is one."""
     alike = model, epochs, pixels, None
     return [
@@ -26,14 +27,17 @@ def runs_of(model: str, pixels: str = "cifar10", epochs: int = 8) -> list[Record
         for record in studies()[0]
         if (c := record.config).lam in (None, 0.1)
         and (c.model, c.epochs, c.normalise, c.initial) == alike
+        and c.data.endswith(images)
     ]
 
 
-def accuracies(
-    *alike: Any, **more: Any
-) -> dict[tuple[str, str, float], dict[int, float]]:
-    """In per cent, by optimizer, method and learning rate, then by seed."""
-    found: dict[tuple[str, str, float], dict[int, float]] = {}
+# Per cent, by optimizer, method and learning rate, then by seed.
+Runs = dict[tuple[str, str, float], dict[int, float]]
+
+
+def accuracies(*alike: Any, **more: Any) -> Runs:
+    """Of the last epoch."""
+    found: Runs = {}
     for record in runs_of(*alike, **more):
         config = record.config
         key = config.optimizer, config.method, config.lr
@@ -42,14 +46,29 @@ def accuracies(
 
 
 RUNS, VIT = accuracies("small-cnn"), accuracies("small-vit")
+TINY = accuracies("small-cnn", images="tiny-imagenet-50")
+DIGITS = {
+    model: accuracies(model, "data", images="digits")
+    for model in ("small-cnn", "small-vit", "small-mixer")
+}
 
 
-def best(optimizer: str, method: str) -> list[float]:
+def best_rate(runs: Runs, optimizer: str, method: str) -> float:
+    """The one that the first seed chose."""
+    rates = sorted(lr for o, m, lr in runs if (o, m) == (optimizer, method))
+    return max(rates, key=lambda lr: runs[optimizer, method, lr][0])
+
+
+def best(optimizer: str, method: str, runs: Runs = RUNS) -> list[float]:
     """At the arm's best rate, seed by seed."""
-    runs = RUNS[optimizer, method, OWN_BEST.get(method, BEST[optimizer])]
-    others = [v for (o, m, _), v in RUNS.items() if (o, m) == (optimizer, method)]
-    assert all(runs[0] >= other[0] for other in others)
-    return [runs[seed] for seed in (0, 1, 2)]
+    found = runs[optimizer, method, best_rate(runs, optimizer, method)]
+    return [found[seed] for seed in (0, 1, 2)]
+
+
+def gain(optimizer: str, method: str, runs: Runs) -> float:
+    """Over vanilla training, each at its own best rate."""
+    own, vanilla = (best(optimizer, m, runs) for m in (method, "vanilla"))
+    return fmean(own) - fmean(vanilla)
 
 
 @pytest.mark.parametrize(
@@ -78,27 +97,53 @@ def test_whitening_is_a_match_and_both_are_not_surely_more() -> None:
 )
 def test_a_rate_that_is_too_high(optimizer: str, high: float, lost: tuple) -> None:
     for method, loss in zip(("vanilla", "tract"), lost, strict=True):
-        runs = [RUNS[optimizer, method, lr][0] for lr in (BEST[optimizer], high)]
+        at = best_rate(RUNS, optimizer, method), high
+        runs = [RUNS[optimizer, method, lr][0] for lr in at]
         assert runs[0] - runs[1] == pytest.approx(loss, abs=1 if loss > 5 else 0.3)
 
 
 def test_a_vit_under_adamw_is_ahead_but_not_surely() -> None:
-    rates = (0.001, 0.003, 0.01, 0.03)
-    first = {
-        method: [VIT["adamw", method, lr][0] for lr in rates]
-        for method in ("vanilla", "tract")
-    }
-    pairs = zip(first["tract"], first["vanilla"], strict=True)
-    assert all(own > plain for own, plain in pairs)
-    best_runs = {
-        method: [
-            VIT["adamw", method, rates[runs.index(max(runs))]][s] for s in range(3)
-        ]
-        for method, runs in first.items()
-    }
-    tract, vanilla = best_runs["tract"], best_runs["vanilla"]
+    for lr in (0.001, 0.003, 0.01, 0.03):
+        assert VIT["adamw", "tract", lr][0] > VIT["adamw", "vanilla", lr][0]
+    tract, vanilla = (best("adamw", method, VIT) for method in ("tract", "vanilla"))
     assert fmean(tract) - fmean(vanilla) == pytest.approx(1.6, abs=0.05)
     assert ttest_rel(tract, vanilla).pvalue > 0.1
+
+
+@pytest.mark.parametrize("model", ["small-vit", "small-mixer"])
+def test_on_digits_patches_are_so_small_that_treatments_do_not_matter(
+    model: str,
+) -> None:
+    """But normalised, patches of four entries lose what was in them."""
+    runs = DIGITS[model]
+    same = {m for _, m, _ in runs if m.startswith("tract-") and m != "tract-all"}
+    assert len(same) == 7
+    for method in (*same, "tract", "kfac", "vanilla+muon", "vanilla+soap"):
+        assert abs(gain("adamw", method, runs)) < 1
+    for method, lost in (("patchnorm", 2.9), ("dual-patchnorm", 1.8), ("zca", 4.4)):
+        assert gain("adamw", method, runs) < -lost
+
+
+def test_on_digits_an_sgd_of_its_own_is_what_helps_a_vit() -> None:
+    runs = DIGITS["small-vit"]
+    plain, tract, both = (
+        gain("adamw", method, runs) for method in ("vanilla+sgd", "tract", "tract+sgd")
+    )
+    assert (plain, tract) == pytest.approx((5.8, 0.5), abs=0.1)
+    assert both == pytest.approx(6.7, abs=0.1)
+    own, other = (best("adamw", m, runs) for m in ("tract+sgd", "vanilla+sgd"))
+    assert ttest_rel(own, other).pvalue > 0.1
+    assert gain("adamw", "tract-all", runs) == pytest.approx(7.9, abs=0.1)
+
+
+def test_tract_is_nowhere_behind() -> None:
+    """By more than one image of the digits'."""
+    for runs in (RUNS, VIT, TINY, *DIGITS.values()):
+        arms = {(optimizer, method) for optimizer, method, _ in runs}
+        for optimizer in {o for o, m in arms if m == "tract"}:
+            with_seeds = runs[optimizer, "tract", best_rate(runs, optimizer, "tract")]
+            if len(with_seeds) > 1:
+                assert gain(optimizer, "tract", runs) > -0.23
 
 
 def test_adam_needs_a_rate_that_is_high_enough() -> None:
@@ -186,7 +231,7 @@ def test_on_every_layer_it_is_no_faster_to_what_vanilla_training_reaches() -> No
 
 def at_best(*methods: str) -> list[Record]:
     """Runs under SGD, each method at its own best rate."""
-    rates = {method: OWN_BEST.get(method, BEST["sgd"]) for method in methods}
+    rates = {method: best_rate(RUNS, "sgd", method) for method in methods}
     return [
         record
         for record in runs_of("small-cnn")

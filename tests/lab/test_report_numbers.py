@@ -81,6 +81,9 @@ def test_there_is_no_test_of_one_seed_and_none_of_equal_differences() -> None:
     assert paired_test([], []) == PairedTest(0)
     assert paired_test([0.5, 0.6], [0.5, 0.6]) == PairedTest(2)
     assert paired_test([70.1, 70.3, 71.1], [70.0, 70.2, 71.0]) == PairedTest(3)
+    # One image of 450 each time, and one of 50,000 more in the second pair.
+    assert paired_test([98.4444, 98.6667], [98.2222, 98.4444]) == PairedTest(2)
+    assert paired_test([98.4444, 98.6687], [98.2222, 98.4444]).p is not None
 
 
 def test_one_run_has_neither_std_nor_test_on_the_page() -> None:
