@@ -110,6 +110,26 @@ def test_a_vit_under_adamw_is_ahead_but_not_surely() -> None:
     assert ttest_rel(tract, vanilla).pvalue > 0.1
 
 
+@pytest.mark.parametrize(
+    ("method", "gained"), [("tract", 7.7), ("whitening", 8.2), ("tract-all", 10.9)]
+)
+def test_tiny_imagenet(method: str, gained: float) -> None:
+    assert gain("sgd", method, TINY) == pytest.approx(gained, abs=0.06)
+    own, vanilla = best("sgd", method, TINY), best("sgd", "vanilla", TINY)
+    assert ttest_rel(own, vanilla).pvalue < 0.05
+
+
+def test_on_tiny_imagenet_whitening_adds_nothing_to_tract() -> None:
+    tract, whitening, both = (
+        best("sgd", method, TINY)
+        for method in ("tract", "whitening", "whitening+tract")
+    )
+    for one in (tract, whitening):
+        assert abs(fmean(both) - fmean(one)) < 1
+        assert ttest_rel(both, one).pvalue > 0.1
+    assert best_rate(TINY, "sgd", "tract") == 2 * best_rate(TINY, "sgd", "vanilla")
+
+
 @pytest.mark.parametrize("model", ["small-vit", "small-mixer"])
 def test_on_digits_patches_are_so_small_that_treatments_do_not_matter(
     model: str,
@@ -170,14 +190,25 @@ def test_sgd_of_its_own_helps_while_the_rate_is_small() -> None:
     assert fmean(best("adam", "tract+sgd")) < fmean(best("adam", "tract"))
 
 
-def test_patchnorm_gains_less_and_more_than_nothing() -> None:
-    own, vanilla = best("sgd", "patchnorm"), best("sgd", "vanilla")
+@pytest.mark.parametrize(
+    ("method", "gained"), [("patchnorm", 1.5), ("dual-patchnorm", 2.1), ("zca", 3.4)]
+)
+def test_normalised_patches_gain_less_and_whitened_inputs_no_less(
+    method: str, gained: float
+) -> None:
+    own, vanilla, tract = (best("sgd", m) for m in (method, "vanilla", "tract"))
     assert ttest_rel(own, vanilla).pvalue < 0.05
-    assert fmean(own) - fmean(vanilla) == pytest.approx(1.5, abs=0.1)
-    assert fmean(own) < fmean(best("sgd", "tract"))
+    assert fmean(own) - fmean(vanilla) == pytest.approx(gained, abs=0.1)
+    assert (fmean(own) < fmean(tract)) == (method != "zca")
+    assert method != "zca" or ttest_rel(own, tract).pvalue > 0.2
 
 
-@pytest.mark.parametrize("method", ["kfac", "tract-relative", "tract-joint"])
+_WITHOUT_EFFECT = ("relative", "joint", "running", "sampled", "rising", "falling")
+
+
+@pytest.mark.parametrize(
+    "method", ["kfac", "tract-scaled", *(f"tract-{name}" for name in _WITHOUT_EFFECT)]
+)
 def test_three_seeds_show_no_difference_to_tract(method: str) -> None:
     own, tract = best("sgd", method), best("sgd", "tract")
     assert ttest_rel(own, tract).pvalue > 0.2
@@ -186,11 +217,13 @@ def test_three_seeds_show_no_difference_to_tract(method: str) -> None:
 
 def test_on_every_layer_it_is_by_far_the_best() -> None:
     every = best("sgd", "tract-all")
-    for method in ("vanilla", "tract", "whitening", "whitening+tract", "kfac"):
+    uncertain = {"whitening+tract", "zca"}
+    methods = ("vanilla", "tract", "whitening", "kfac", "patchnorm", "dual-patchnorm")
+    for method in (*methods, *uncertain):
         others = best("sgd", method)
         assert fmean(every) - fmean(others) > 3
         is_sure = ttest_rel(every, others).pvalue < 0.05
-        assert is_sure == (method != "whitening+tract")
+        assert is_sure == (method not in uncertain)
     for lr in (0.05, 0.1, 0.2, 0.4):
         assert RUNS["sgd", "tract-all", lr][0] > RUNS["sgd", "tract", 0.4][0] + 1.5
 
