@@ -13,6 +13,7 @@ from benchmarks.first_layer_pages import step_costs, studies
 from trainact.lab.records import Record
 from trainact.lab.summary import summarise_arms
 
+_WITHOUT_EFFECT = ("relative", "joint", "running", "sampled", "rising", "falling")
 SMALL, LARGE = (0.001, 0.003), (0.01, 0.03)
 
 
@@ -144,6 +145,15 @@ def test_on_digits_patches_are_so_small_that_treatments_do_not_matter(
         assert gain("adamw", method, runs) < -lost
 
 
+@pytest.mark.parametrize("model", DIGITS)
+def test_on_digits_extensions_are_what_tract_is(model: str) -> None:
+    optimizer = "sgd" if model == "small-cnn" else "adamw"
+    tract = fmean(best(optimizer, "tract", DIGITS[model]))
+    for name in (*_WITHOUT_EFFECT, "scaled"):
+        own = best(optimizer, f"tract-{name}", DIGITS[model])
+        assert abs(fmean(own) - tract) < 0.5
+
+
 def test_on_digits_an_sgd_of_its_own_is_what_helps_a_vit() -> None:
     runs = DIGITS["small-vit"]
     plain, tract, both = (
@@ -201,9 +211,6 @@ def test_normalised_patches_gain_less_and_whitened_inputs_no_less(
     assert fmean(own) - fmean(vanilla) == pytest.approx(gained, abs=0.1)
     assert (fmean(own) < fmean(tract)) == (method != "zca")
     assert method != "zca" or ttest_rel(own, tract).pvalue > 0.2
-
-
-_WITHOUT_EFFECT = ("relative", "joint", "running", "sampled", "rising", "falling")
 
 
 @pytest.mark.parametrize(
