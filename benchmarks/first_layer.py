@@ -6,6 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from benchmarks.treatments import SHAPE
 from trainact.lab.config import arm_name
 from trainact.lab.methods import METHODS
 from trainact.lab.recipes.first_layer_study import PIXELS
@@ -176,9 +177,8 @@ def _best_table(tunings: dict[str, Tuning], baseline: str, costs: Costs) -> list
         own = _scores(best[arm.label])
         gain = _gain(own, others) if arm.label != baseline else ("", "")
         config = best[arm.label][TUNING_SEED].config
-        # Steps are timed on images of 32x32.
-        is_timed = config.data != "digits"
         case = config.model, config.optimizer, config.method
+        is_timed = tuple(best[arm.label][TUNING_SEED].data["shape"]) == SHAPE
         cost = costs.get(case) if is_timed else None
         step = "" if cost is None else f"{cost:.2f}"
         speed_up = arm.speed_up
@@ -228,7 +228,6 @@ def _gain(own: Scores, others: Scores) -> tuple[str, str]:
     if not seeds:
         return "", ""
     pairs = [(100 * own[seed], 100 * others[seed]) for seed in seeds]
-    mean = round(statistics.fmean(a - b for a, b in pairs), 2)
+    mean = statistics.fmean(a - b for a, b in pairs)
     p = paired_test(*zip(*pairs, strict=True)).p
-    # Not -0.00.
-    return f"{mean + 0.0:+.2f}", "" if p is None else f"{p:.2g}"
+    return f"{mean:+z.2f}", "" if p is None else f"{p:.2g}"

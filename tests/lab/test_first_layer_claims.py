@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from benchmarks.first_layer_pages import step_costs, studies
+from trainact.lab import tuning
 from trainact.lab.records import Record
 from trainact.lab.summary import summarise_arms
 
@@ -56,8 +57,9 @@ DIGITS = {
 
 def best_rate(runs: Runs, optimizer: str, method: str) -> float:
     """The one that the first seed chose."""
-    rates = sorted(lr for o, m, lr in runs if (o, m) == (optimizer, method))
-    return max(rates, key=lambda lr: runs[optimizer, method, lr][0])
+    return tuning.best_rate(
+        {lr: of[0] for (o, m, lr), of in runs.items() if (o, m) == (optimizer, method)}
+    )
 
 
 def best(optimizer: str, method: str, runs: Runs = RUNS) -> list[float]:
