@@ -36,7 +36,7 @@ RECIPES = (
     "first-layer-small-cnn-muon-0.003",
     "first-layer-small-vit-adamw-0.003",
     "first-layer-small-mixer-adamw-0.003",
-    "first-layer-resnet18-sgd-0.1",
+    "first-layer-small-resnet-sgd-0.1",
 )
 SHAPE = (3, 32, 32)
 NUM_CLASSES = 10

@@ -142,6 +142,7 @@ def test_state_dict_and_first_layer(method: str, model: str) -> None:
         "small-cnn": "conv1",
         "mlp": "fc1",
         "small-vit": "patch_embed.proj",
+        "small-resnet": "conv1",
         "small-mixer": "stem.proj",
     }[model]
     norms = [f"{n}.{p}" for n in ("pre_norm", "post_norm") for p in ("weight", "bias")]

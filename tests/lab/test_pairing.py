@@ -116,6 +116,7 @@ def test_tract_trains_every_model_and_makes_a_difference(
         "small-cnn": "conv1",
         "mlp": "fc1",
         "small-vit": "patch_embed.proj",
+        "small-resnet": "conv1",
         "small-mixer": "stem.proj",
     }
     vanilla, tract = (

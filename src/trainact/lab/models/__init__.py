@@ -1,4 +1,4 @@
-"""Models by name: four small built-in ones, all of torchvision and timm, the paper's.
+"""Models by name: five small built-in ones, all of torchvision and timm, the paper's.
 
 A bare name is looked up among the built-in models, then torchvision, timm, the
 paper's CIFAR networks and DeiT III; ``torchvision:NAME``, ``timm:NAME``,
@@ -18,6 +18,7 @@ from trainact.lab.models import (
     mlp,
     small_cnn,
     small_mixer,
+    small_resnet,
     small_vit,
     zoo,
 )
@@ -28,6 +29,7 @@ Builder = Callable[[tuple[int, int, int], int], nn.Module]
 BUILT_IN: dict[str, Builder] = {
     "small-cnn": small_cnn.build,
     "mlp": mlp.build,
+    "small-resnet": small_resnet.build,
     "small-vit": small_vit.build,
     "small-mixer": small_mixer.build,
 }

@@ -17,10 +17,17 @@ _TRAINED = (
     ("small-cnn", "muon"),
     ("small-vit", "adamw"),
     ("small-mixer", "adamw"),
-    ("torchvision:resnet18", "sgd"),
+    ("small-resnet", "sgd"),
+    # The network of the paper's Figure 3.
+    ("cifar:resnet18-maxpool", "sgd"),
 )
 STUDIED = tuple((*how, lr) for how in _TRAINED for lr in RATES[how[1]])
-_ON_DIGITS = (("small-cnn", "sgd"), ("small-vit", "adamw"), ("small-mixer", "adamw"))
+_ON_DIGITS = (
+    ("small-cnn", "sgd"),
+    ("small-resnet", "sgd"),
+    ("small-vit", "adamw"),
+    ("small-mixer", "adamw"),
+)
 DIGITS = tuple((*how, lr) for how in _ON_DIGITS for lr in RATES[how[1]])
 _RIVALS = (
     Arm("vanilla"),
