@@ -59,7 +59,7 @@ def treatment_section(records: Iterable[Record], costs: Costs) -> list[str]:
     lines: list[str] = []
     for members in _groups(records):
         tunings = _tunings(members)
-        if BASELINE in tunings:
+        if BASELINE in tunings and len(tunings) > 1:
             lines += [_heading(members), "", *_best_table(tunings, BASELINE, costs), ""]
     return lines
 
@@ -125,7 +125,7 @@ def _groups(records: Iterable[Record]) -> list[list[Record]]:
             continue
         begun = config.initial is not None
         how = config.epochs, config.optimizer, config.normalise, begun
-        groups[config.data, config.model, *how].append(record)
+        groups[config.data, config.limit, config.model, *how].append(record)
     return list(groups.values())
 
 

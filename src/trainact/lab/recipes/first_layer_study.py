@@ -25,7 +25,7 @@ STUDIED = tuple((*how, lr) for how in _TRAINED for lr in RATES[how[1]])
 _ON_DIGITS = (
     ("small-cnn", "sgd"),
     ("small-resnet", "sgd"),
-    ("small-vit", "adamw"),
+    *(("small-vit", optimizer) for optimizer in ("adamw", "sgd", "lamb", "muon")),
     ("small-mixer", "adamw"),
 )
 DIGITS = tuple((*how, lr) for how in _ON_DIGITS for lr in RATES[how[1]])
