@@ -28,6 +28,8 @@ _ON_DIGITS = (
     *(("small-vit", optimizer) for optimizer in ("adamw", "sgd", "lamb", "muon")),
     ("small-mixer", "adamw"),
 )
+# Their first layers have no bias to be solved for.
+_WITHOUT_BIAS = ("small-resnet", "cifar:resnet18-maxpool")
 DIGITS = tuple((*how, lr) for how in _ON_DIGITS for lr in RATES[how[1]])
 _RIVALS = (
     Arm("vanilla"),
@@ -66,16 +68,17 @@ def first_layer(studied: tuple[str, str, float]) -> Recipe:
 
     Returns:
         The recipe; SOAP and Muon are arms where the optimizer's learning rates are of
-        Adam's size.
+        Adam's size, ``tract-joint`` where the first layer has a bias.
     """
     model, optimizer, lr = studied
     own = _OWN_OPTIMIZERS if optimizer in ("adam", "adamw") else ()
+    refused = "tract-joint" if model in _WITHOUT_BIAS else None
     return Recipe(
         name=f"first-layer-{model.rpartition(':')[2]}-{optimizer}-{lr:g}",
         artefact="First layers",
         setting=study_setting(model, ("cifar10", _EPOCHS), (optimizer, lr)),
         seeds=(0, 1, 2),
-        arms=(*_RIVALS, *own, *_EXTENSIONS),
+        arms=(*_RIVALS, *own, *(a for a in _EXTENSIONS if a.method != refused)),
         claim="TrAct alone gains more than PatchNorm and Dual PatchNorm (Figure 7).",
         deviations=(PAIRED,),
     )
