@@ -20,6 +20,11 @@ from trainact.lab.tuning import TUNING_SEED, best_rate, final_accuracy
 _PAIRED = tuple(arm.method for arm in (*PAIRED_ARMS, *APART_ARMS))
 _EXTENDED = (BASELINE, "tract", *(m for m in METHODS if m.startswith("tract-")))
 _TRACT = arm_name("tract", LAM)
+# What a glance is for.
+_FOREMOST = (
+    *("tract", "whitening", "whitening+tract", "patchnorm", "dual-patchnorm", "zca"),
+    *("kfac", "tract-all"),
+)
 _DAMPED = (BASELINE, "tract", "tract-relative", "tract-scaled", "tract-joint")
 # Learning rate -> seed -> run, of one arm.
 Tuning = dict[float, dict[int, Record]]
@@ -44,6 +49,31 @@ def optimizer_section(records: Iterable[Record]) -> list[str]:
         if BASELINE in tunings and len(tunings) > 1:
             lines += [_heading(members), "", *_rates_table(tunings), ""]
     return lines
+
+
+def overview_section(records: Iterable[Record]) -> list[str]:
+    """Say in a row for each problem what the foremost treatments gain over vanilla.
+
+    Args:
+        records: of the studies.
+
+    Returns:
+        Lines of Markdown.
+    """
+    rows: list[tuple[str, ...]] = []
+    for members in _groups(records):
+        tunings = _tuned(_tunings(members))
+        if BASELINE not in tunings or len(tunings) == 1:
+            continue
+        best = {label: _best_runs(tuning) for label, tuning in tunings.items()}
+        others = _scores(best.pop(BASELINE))
+        gains = {
+            runs[TUNING_SEED].config.method: _gain(_scores(runs), others)
+            for runs in best.values()
+        }
+        cells = [_with_p(*gains.get(method, ("", ""))) for method in _FOREMOST]
+        rows.append((_heading(members).strip("*"), _accuracy(others), *cells))
+    return markdown(["trained", BASELINE, *_FOREMOST], rows, left=1)
 
 
 def treatment_section(records: Iterable[Record], costs: Costs) -> list[str]:
@@ -134,7 +164,8 @@ def _heading(members: Sequence[Record]) -> str:
     images = f"{members[0].data['train']:,} images"
     how = f"{config.optimizer}, {config.epochs} epochs"
     how += "" if config.initial is None else ", from pretrained weights"
-    return f"**{config.model} on {config.data}, {images}: {how}**"
+    data = config.data.rpartition("/")[2]
+    return f"**{config.model} on {data}, {images}: {how}**"
 
 
 def _tunings(records: Iterable[Record]) -> dict[str, Tuning]:
@@ -165,8 +196,7 @@ def _rates_table(tunings: dict[str, Tuning]) -> list[str]:
 
 def _best_table(tunings: dict[str, Tuning], baseline: str, costs: Costs) -> list[str]:
     """Arms that have been tuned, at their rates."""
-    rates = {lr for tuning in tunings.values() for lr in tuning}
-    tuned = {arm: t for arm, t in tunings.items() if _tried(t) == rates}
+    tuned = _tuned(tunings)
     if baseline not in tuned:
         return ["Not tuned yet."]
     best = {label: _best_runs(tuning) for label, tuning in tuned.items()}
@@ -184,11 +214,18 @@ def _best_table(tunings: dict[str, Tuning], baseline: str, costs: Costs) -> list
         speed_up = arm.speed_up
         time = "" if cost is None or speed_up is None else f"{cost / speed_up:.2f}"
         epochs = str(arm.epochs_to_baseline or "never") if BASELINE in best else ""
+        rates = _tried(tuned[arm.label])
         edge = " *" if arm.lr in (min(rates), max(rates)) else ""
         cells = (f"{arm.lr:g}{edge}", _accuracy(own), *gain, epochs, step, time)
         rows.append((arm.label, *cells, str(len(own))))
     last = ["accuracy", "gain", "p", "epochs", "step", "time", "seeds"]
     return markdown(["method", "lr", *last], rows, left=1)
+
+
+def _tuned(tunings: dict[str, Tuning]) -> dict[str, Tuning]:
+    """Arms that were tried at every rate at which any was."""
+    rates = {lr for tuning in tunings.values() for lr in tuning}
+    return {arm: t for arm, t in tunings.items() if _tried(t) == rates}
 
 
 def _tried(tuning: Tuning) -> set[float]:
@@ -231,3 +268,7 @@ def _gain(own: Scores, others: Scores) -> tuple[str, str]:
     mean = statistics.fmean(a - b for a, b in pairs)
     p = paired_test(*zip(*pairs, strict=True)).p
     return f"{mean:+z.2f}", "" if p is None else f"{p:.2g}"
+
+
+def _with_p(gain: str, p: str) -> str:
+    return f"{gain} ({p})" if p else gain

@@ -6,6 +6,7 @@ from benchmarks.first_layer import (
     damping_section,
     extension_section,
     optimizer_section,
+    overview_section,
     treatment_section,
 )
 from benchmarks.sections import ROOT, fill, load, load_runs, source
@@ -39,7 +40,8 @@ def first_layer_page() -> str:
     """Which treatment of a first layer gave what."""
     (runs, origins), (costs, origin) = studies(), step_costs()
     treatments, rates = treatment_section(runs, costs), optimizer_section(runs)
-    page = fill(FIRST_LAYER.read_text(), "treatments", "\n".join(treatments).strip())
+    page = fill(FIRST_LAYER.read_text(), "overview", "\n".join(overview_section(runs)))
+    page = fill(page, "treatments", "\n".join(treatments).strip())
     page = fill(page, "optimizers", "\n".join(rates).strip())
     return fill(page, "origins", "\n".join([*origins, origin]))
 

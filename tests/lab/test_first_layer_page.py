@@ -11,6 +11,7 @@ from benchmarks.first_layer import (
     damping_section,
     extension_section,
     optimizer_section,
+    overview_section,
     treatment_section,
 )
 from tests.lab.conftest import CONFIG, make_record
@@ -103,9 +104,13 @@ def test_steps_on_other_images_have_no_cost() -> None:
 
 
 def test_no_star_inside_of_what_was_tried() -> None:
-    runs = {("vanilla", lr): (0.5 - abs(lr - 0.2),) for lr in (0.1, 0.2, 0.3)}
-    (row,) = treatment_section(records(runs), {})[4:-1]
-    assert cells(row)[:3] == ["vanilla", "0.2", "50.00"]
+    runs = {
+        (method, lr): (0.5 - abs(lr - 0.2),)
+        for method in ("vanilla", "tract")
+        for lr in (0.1, 0.2, 0.3)
+    }
+    for row in treatment_section(records(runs), {})[4:-1]:
+        assert cells(row)[1:3] == ["0.2", "50.00"]
 
 
 def test_a_treatment_that_never_gets_there_says_so() -> None:
@@ -113,6 +118,19 @@ def test_a_treatment_that_never_gets_there_says_so() -> None:
     lines = treatment_section(records(runs), {})[4:-1]
     rows = {cells(line)[0]: cells(line) for line in lines}
     assert rows["patchnorm"][5:] == ["never", "", "", "3"]
+
+
+def test_at_a_glance() -> None:
+    titles, _, row = overview_section(records(RUNS | EXTENSIONS))
+    gains = dict(zip(cells(titles), cells(row), strict=True))
+    assert gains["vanilla"] == "52.00 ± 2.00"
+    p = ttest_rel(RUNS["tract", 0.2], RUNS["vanilla", 0.1]).pvalue
+    assert gains["tract"] == f"+11.00 ({p:.2g})"
+    assert gains["whitening"] == ""
+    one_seed = [r for r in records() if r.config.seed == 0]
+    assert cells(overview_section(one_seed)[2])[2] == "+10.00"
+    plain = [r for r in records() if r.config.method == "vanilla"]
+    assert overview_section(plain)[2:] == treatment_section(plain, {}) == []
 
 
 def test_extensions_against_tract() -> None:
@@ -143,11 +161,13 @@ def test_damping() -> None:
     assert [cells(line)[0] for line in one[4:-1]] == []
 
 
-@pytest.mark.parametrize("change", ["optimizer", "epochs", "data"])
+@pytest.mark.parametrize("change", ["optimizer", "epochs", "data", "limit"])
 def test_what_differs_has_a_table_of_its_own(change: str) -> None:
-    other = {"optimizer": "adam", "epochs": 99, "data": "digits"}[change]
+    other = {"optimizer": "adam", "epochs": 99, "data": "digits", "limit": 98}[change]
+    data = {"train": 98, "shape": [3, 32, 32]}
     second = [
-        replace(r, config=replace(r.config, **{change: other})) for r in records()
+        replace(r, config=replace(r.config, **{change: other}), data=data)
+        for r in records()
     ]
     lines = optimizer_section([*records(), *second])
     assert sum(line.startswith("**") for line in lines) == 2
