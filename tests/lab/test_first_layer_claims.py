@@ -20,16 +20,22 @@ SMALL, LARGE = (0.001, 0.003), (0.01, 0.03)
 
 @cache
 def runs_of(
-    model: str, pixels: str = "cifar10", epochs: int = 8, images: str = "cifar10"
+    model: str,
+    pixels: str = "cifar10",
+    epochs: int = 8,
+    images: str = "cifar10",
+    lam: float = 0.1,
+    is_pretrained: bool = False,
 ) -> list[Record]:
-    """With λ = 0.1, where there is one."""
-    alike = model, epochs, pixels, None
+    """With this λ, where there is one."""
+    alike = model, epochs, pixels, is_pretrained
     return [
         record
         for record in studies()[0]
-        if (c := record.config).lam in (None, 0.1)
-        and (c.model, c.epochs, c.normalise, c.initial) == alike
+        if (c := record.config).lam in (None, lam)
+        and (c.model, c.epochs, c.normalise, c.initial is not None) == alike
         and c.data.endswith(images)
+        and c.limit in (None, 10_000)
     ]
 
 
@@ -47,7 +53,10 @@ def accuracies(*alike: Any, **more: Any) -> Runs:
     return found
 
 
-RUNS, VIT = accuracies("small-cnn"), accuracies("small-vit")
+RUNS, VIT, RESNET, MIXER = (
+    accuracies(f"small-{model}") for model in ("cnn", "vit", "resnet", "mixer")
+)
+FINE_TUNED = accuracies("small-cnn", epochs=4, is_pretrained=True)
 TINY = accuracies("small-cnn", images="tiny-imagenet-50")
 DIGITS = {
     model: accuracies(model, "data", images="digits")
@@ -113,6 +122,43 @@ def test_a_vit_under_adamw_is_ahead_but_not_surely() -> None:
     assert ttest_rel(tract, vanilla).pvalue > 0.1
 
 
+def test_a_small_resnet_gains_as_the_cnn_does() -> None:
+    assert gain("sgd", "tract", RESNET) == pytest.approx(2.9, abs=0.06)
+    for lr in (0.05, 0.1, 0.2, 0.4):
+        assert RESNET["sgd", "tract", lr][0] > RESNET["sgd", "vanilla", lr][0] + 1
+    losses = []
+    for method in ("vanilla", "tract"):
+        runs = [RESNET["sgd", method, lr][0] for lr in (0.1, 0.4)]
+        losses.append(runs[0] - runs[1])
+    assert losses == pytest.approx([2.6, 0.9], abs=0.06)
+    pairs = zip(
+        best("sgd", "tract", RESNET), best("sgd", "vanilla", RESNET), strict=True
+    )
+    assert all(own > other for own, other in pairs)
+    assert (
+        ttest_rel(best("sgd", "tract", RESNET), best("sgd", "vanilla", RESNET)).pvalue
+        > 0.05
+    )
+
+
+def test_fine_tuning_gains_at_the_best_rate_only() -> None:
+    for lr in (0.05, 0.1, 0.2, 0.4):
+        own, other = (FINE_TUNED["sgd", m, lr][0] for m in ("tract", "vanilla"))
+        assert 0 < own - other < 0.25
+    tract, vanilla = (best("sgd", m, FINE_TUNED) for m in ("tract", "vanilla"))
+    assert fmean(tract) - fmean(vanilla) == pytest.approx(1.5, abs=0.05)
+    assert ttest_rel(tract, vanilla).pvalue < 0.01
+
+
+def test_of_the_size_of_lambda_little_depends() -> None:
+    at = {
+        lam: accuracies("small-cnn", lam=lam)["sgd", "tract", 0.1][0]
+        for lam in (0.01, 0.1, 1.0)
+    }
+    assert max(at.values()) - min(at.values()) < 0.55
+    assert min(at.values()) > RUNS["sgd", "vanilla", 0.1][0] + 1.5
+
+
 @pytest.mark.parametrize(
     ("method", "gained"), [("tract", 7.7), ("whitening", 8.2), ("tract-all", 10.9)]
 )
@@ -169,13 +215,36 @@ def test_on_digits_an_sgd_of_its_own_is_what_helps_a_vit() -> None:
 
 
 def test_tract_is_nowhere_behind() -> None:
-    """By more than one image of the digits'."""
-    for runs in (RUNS, VIT, TINY, *DIGITS.values()):
+    """By more than one image of the digits'; Muon has a test of its own."""
+    for runs in (RUNS, VIT, RESNET, MIXER, FINE_TUNED, TINY, *DIGITS.values()):
         arms = {(optimizer, method) for optimizer, method, _ in runs}
-        for optimizer in {o for o, m in arms if m == "tract"}:
+        for optimizer in {o for o, m in arms if m == "tract"} - {"muon"}:
             with_seeds = runs[optimizer, "tract", best_rate(runs, optimizer, "tract")]
             if len(with_seeds) > 1:
                 assert gain(optimizer, "tract", runs) > -0.23
+
+
+def test_under_muon_it_changes_nothing_and_muon_is_the_best() -> None:
+    vit = DIGITS["small-vit"]
+    for runs, other, ahead in ((RUNS, "sgd", 7), (vit, "adamw", 13.7)):
+        tract, vanilla = (best("muon", method, runs) for method in ("tract", "vanilla"))
+        assert abs(fmean(tract) - fmean(vanilla)) < 0.6
+        assert ttest_rel(tract, vanilla).pvalue > 0.1
+        lead = fmean(vanilla) - fmean(best(other, "vanilla", runs))
+        assert lead == pytest.approx(ahead, abs=0.1)
+        every = best(other, "tract-all", runs)
+        assert fmean(vanilla) > fmean(every)
+    assert best_rate(RUNS, "muon", "vanilla") == 0.01
+    apart = (best("muon", f"{method}+sgd", vit) for method in ("tract", "vanilla"))
+    assert fmean(a - b for a, b in zip(*apart, strict=True)) == pytest.approx(
+        0.4, abs=0.05
+    )
+
+
+def test_a_mixer_under_adamw() -> None:
+    assert gain("adamw", "tract", MIXER) == pytest.approx(2.85, abs=0.05)
+    tract, vanilla = (best("adamw", method, MIXER) for method in ("tract", "vanilla"))
+    assert ttest_rel(tract, vanilla).pvalue == pytest.approx(0.13, abs=0.005)
 
 
 def test_adam_needs_a_rate_that_is_high_enough() -> None:
