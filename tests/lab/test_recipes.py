@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.treatments import SHAPE, step_of
 from trainact.lab.config import Setting
 from trainact.lab.data.augment import PIPELINES
 from trainact.lab.data.normalise import STATISTICS
@@ -205,17 +204,6 @@ def test_tuned_studies(recipe: Recipe) -> None:
     assert {r.setting.lr for r in rates} == set(RATES[optimizer])
     assert {r.arms for r in rates} == {recipe.arms}
     assert {arm.lam for arm in recipe.arms} == {None, 0.1}
-
-
-ONE_RATE = {f"{r.setting.model}-{r.setting.optimizer}": r for r in TUNED_STUDIES}
-
-
-@pytest.mark.parametrize("recipe", ONE_RATE.values(), ids=ONE_RATE)
-def test_no_treatment_of_a_study_refuses_its_network(recipe: Recipe) -> None:
-    images, labels = torch.randn(4, *SHAPE), torch.arange(4)
-    for arm in recipe.arms:
-        if arm.method != "zca":  # Not of the network's layers, and long to prepare.
-            assert callable(step_of(recipe, arm, images, labels))
 
 
 @pytest.mark.parametrize("pixels", ["0-1", "0-255", "cifar10"])
