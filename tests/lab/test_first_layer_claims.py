@@ -131,14 +131,8 @@ def test_a_small_resnet_gains_as_the_cnn_does() -> None:
         runs = [RESNET["sgd", method, lr][0] for lr in (0.1, 0.4)]
         losses.append(runs[0] - runs[1])
     assert losses == pytest.approx([2.6, 0.9], abs=0.06)
-    pairs = zip(
-        best("sgd", "tract", RESNET), best("sgd", "vanilla", RESNET), strict=True
-    )
-    assert all(own > other for own, other in pairs)
-    assert (
-        ttest_rel(best("sgd", "tract", RESNET), best("sgd", "vanilla", RESNET)).pvalue
-        > 0.05
-    )
+    tract, vanilla = (best("sgd", method, RESNET) for method in ("tract", "vanilla"))
+    assert ttest_rel(tract, vanilla).pvalue == pytest.approx(0.074, abs=0.001)
 
 
 def test_fine_tuning_gains_at_the_best_rate_only() -> None:
