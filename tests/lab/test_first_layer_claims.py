@@ -74,7 +74,7 @@ def best_rate(runs: Runs, optimizer: str, method: str) -> float:
 def best(optimizer: str, method: str, runs: Runs = RUNS) -> list[float]:
     """At the arm's best rate, seed by seed."""
     found = runs[optimizer, method, best_rate(runs, optimizer, method)]
-    return [found[seed] for seed in (0, 1, 2)]
+    return [found[seed] for seed in sorted(found)]
 
 
 def gain(optimizer: str, method: str, runs: Runs) -> float:
@@ -218,17 +218,19 @@ def test_tract_is_nowhere_behind() -> None:
                 assert gain(optimizer, "tract", runs) > -0.23
 
 
-def test_under_muon_it_changes_nothing_and_muon_is_the_best() -> None:
+def test_under_muon_it_does_not_help_and_muon_is_the_best() -> None:
     vit = DIGITS["small-vit"]
-    for runs, other, ahead in ((RUNS, "sgd", 7), (vit, "adamw", 13.7)):
-        tract, vanilla = (best("muon", method, runs) for method in ("tract", "vanilla"))
-        assert abs(fmean(tract) - fmean(vanilla)) < 0.6
-        assert ttest_rel(tract, vanilla).pvalue > 0.1
+    gains = [gain("muon", "tract", runs) for runs in (RUNS, vit)]
+    assert gains == pytest.approx([-0.8, 0.5], abs=0.06)
+    tract, vanilla = (best("muon", method, vit) for method in ("tract", "vanilla"))
+    assert ttest_rel(tract, vanilla).pvalue == pytest.approx(0.32, abs=0.005)
+    for runs, other, ahead in ((RUNS, "sgd", 9.4), (vit, "adamw", 13.7)):
+        vanilla = best("muon", "vanilla", runs)
         lead = fmean(vanilla) - fmean(best(other, "vanilla", runs))
         assert lead == pytest.approx(ahead, abs=0.1)
         every = best(other, "tract-all", runs)
         assert fmean(vanilla) > fmean(every)
-    assert best_rate(RUNS, "muon", "vanilla") == 0.01
+    assert best_rate(RUNS, "muon", "vanilla") == 0.03
     apart = (best("muon", f"{method}+sgd", vit) for method in ("tract", "vanilla"))
     assert fmean(a - b for a, b in zip(*apart, strict=True)) == pytest.approx(
         0.4, abs=0.05
