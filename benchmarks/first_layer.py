@@ -72,7 +72,7 @@ def overview_section(records: Iterable[Record]) -> list[str]:
             for runs in best.values()
         }
         cells = [_with_p(*gains.get(method, ("", ""))) for method in _FOREMOST]
-        rows.append((_heading(members).strip("*"), _accuracy(others), *cells))
+        rows.append((_problem(members), _accuracy(others), *cells))
     return markdown(["trained", BASELINE, *_FOREMOST], rows, left=1)
 
 
@@ -160,12 +160,16 @@ def _groups(records: Iterable[Record]) -> list[list[Record]]:
 
 
 def _heading(members: Sequence[Record]) -> str:
+    return f"**{_problem(members)}**"
+
+
+def _problem(members: Sequence[Record]) -> str:
     config = members[0].config
     images = f"{members[0].data['train']:,} images"
     how = f"{config.optimizer}, {config.epochs} epochs"
     how += "" if config.initial is None else ", from pretrained weights"
     data = config.data.rpartition("/")[2]
-    return f"**{config.model} on {data}, {images}: {how}**"
+    return f"{config.model} on {data}, {images}: {how}"
 
 
 def _tunings(records: Iterable[Record]) -> dict[str, Tuning]:

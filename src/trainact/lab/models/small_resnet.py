@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from trainact.lab.models.cifar.blocks import ConvNormAct
+
 WIDTHS = (16, 32, 64)
 
 
@@ -48,14 +50,8 @@ def _blocks() -> nn.Sequential:
     first, second, third = WIDTHS
     return nn.Sequential(
         BasicBlock(first, first),
-        BasicBlock(first, second, 2, _skip(first, second)),
-        BasicBlock(second, third, 2, _skip(second, third)),
-    )
-
-
-def _skip(narrow: int, wide: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(narrow, wide, 1, stride=2, bias=False), nn.BatchNorm2d(wide)
+        BasicBlock(first, second, 2, ConvNormAct(first, second, stride=2, act=None)),
+        BasicBlock(second, third, 2, ConvNormAct(second, third, stride=2, act=None)),
     )
 
 
