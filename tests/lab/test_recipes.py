@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
@@ -207,9 +207,14 @@ def test_tuned_studies(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("pixels", ["0-1", "0-255", "cifar10"])
-def test_damping_studies(pixels: str) -> None:
-    recipe = STUDIES[f"damping-{pixels}"]
+@pytest.mark.parametrize("prefix", ["", "small-vit-"], ids=["cnn", "vit"])
+def test_damping_studies(prefix: str, pixels: str) -> None:
+    """Standardised, they are what the benchmark trains."""
+    recipe = STUDIES[f"damping-{prefix}{pixels}"]
     assert recipe.setting.normalise == pixels
+    parent = "vit-adamw-0.001" if prefix else "cnn-sgd-0.1"
+    standardised = replace(recipe.setting, normalise="cifar10")
+    assert standardised == STUDIES[f"first-layer-small-{parent}"].setting
     assert {arm.lam for arm in recipe.arms} == {None, 0.01, 0.1, 1.0}
 
 

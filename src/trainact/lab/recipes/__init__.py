@@ -17,6 +17,7 @@ from trainact.lab.recipes.fig8 import fig8
 from trainact.lab.recipes.fig9 import fig9
 from trainact.lab.recipes.fig10 import fig10
 from trainact.lab.recipes.first_layer_study import (
+    DAMPED,
     DIGITS,
     PIXELS,
     STUDIED,
@@ -63,7 +64,7 @@ _BEYOND: dict[str, _Family] = {
     "optimizers": (optimizers, (PROBLEMS, TUNED)),
     "first": (first_layer, (STUDIED,)),
     "digits": (digits, (DIGITS,)),
-    "damping": (damping, (PIXELS,)),
+    "damping": (damping, (DAMPED, PIXELS)),
 }
 _ALL_FAMILIES = {**_FAMILIES, **_BEYOND}
 

@@ -107,29 +107,33 @@ def digits(studied: tuple[str, str, float]) -> Recipe:
 
 
 PIXELS = ("0-1", "0-255", "cifar10")
+# Figure 8 has a transformer, without a norm behind its first layer.
+DAMPED = (("small-cnn", "sgd", 0.1), ("small-vit", "adamw", 0.001))
 _LAMS = (0.01, 0.1, 1.0)
 
 
-def damping(pixels: str) -> Recipe:
-    """The small CNN on inputs of three scales, with λ as it is, relative, and joint.
+def damping(trained: tuple[str, str, float], pixels: str) -> Recipe:
+    """Small networks on inputs of three scales, with λ as it is, relative, and joint.
 
     Source: none; Figure 8's question, asked of the relative λ.
     Hardware: made for a CPU.
     Numbers: none in the paper.
 
     Args:
+        trained: as for `first_layer`.
         pixels: ``0-1`` or ``0-255``, the range of the inputs; or ``cifar10``,
             standardised.
 
     Returns:
         The recipe.
     """
-    parent = first_layer(("small-cnn", "sgd", 0.1))
+    parent = first_layer(trained)
+    of = "" if trained == DAMPED[0] else f"-{parent.setting.model}"
     methods = ("tract", "tract-relative", "tract-scaled")
     arms = [Arm(method, lam) for method in methods for lam in _LAMS]
     return replace(
         parent,
-        name=f"damping-{pixels}",
+        name=f"damping{of}-{pixels}",
         artefact="Damping",
         setting=replace(parent.setting, normalise=pixels),
         arms=(Arm("vanilla"), *arms, Arm("tract-joint", LAM)),
