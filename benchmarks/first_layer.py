@@ -121,15 +121,21 @@ def damping_section(records: Sequence[Record]) -> list[str]:
     Returns:
         Lines of Markdown.
     """
-    scaled = [r for r in records if r.config.normalise in PIXELS[:-1]]
-    if not scaled:
-        return []
-    like = _conditions(scaled[0])
+    tried = {_conditions(r): r for r in records if r.config.normalise in PIXELS[:-1]}
+    lines: list[str] = []
+    for like, one in tried.items():
+        alike = [record for record in records if _conditions(record) == like]
+        heading = f"**{_problem([one])}, learning rate {one.config.lr:g}**"
+        lines += [heading, "", *_damping_table(alike), ""]
+    return lines
+
+
+def _damping_table(records: Sequence[Record]) -> list[str]:
     found: dict[tuple[int, float], dict[str, Scores]] = {}
     names: dict[tuple[int, float], str] = {}
     for record in records:
         config = record.config
-        if config.method in _DAMPED and _conditions(record) == like:
+        if config.method in _DAMPED:
             place = _DAMPED.index(config.method), config.lam or 0.0
             names[place] = config.arm
             scores = found.setdefault(place, {}).setdefault(config.normalise, {})
@@ -139,7 +145,7 @@ def damping_section(records: Sequence[Record]) -> list[str]:
         for place in sorted(found)
     ]
     headings = ["method", "inputs in [0, 1]", "inputs in [0, 255]", "standardised"]
-    return [_heading(scaled), "", *markdown(headings, rows, left=1), ""]
+    return markdown(headings, rows, left=1)
 
 
 def _conditions(record: Record) -> tuple[object, ...]:

@@ -156,6 +156,13 @@ def test_damping() -> None:
         ["tract λ=1", "30.00", "40.00", "50.00"],
         ["tract-relative λ=0.1", "21.00", "31.00", "41.00"],
     ]
+    # Each network has a table of its own.
+    vit = [replace(r, config=replace(r.config, model="small-vit")) for r in found[:3]]
+    lines = damping_section([*found, *vit])
+    headings = [line for line in lines if line.startswith("**")]
+    assert [line[2:].partition(" ")[0] for line in headings] == ["mlp", "small-vit"]
+    assert all(line.endswith(f"learning rate {CONFIG.lr:g}**") for line in headings)
+    assert cells(lines[-2]) == ["tract-relative λ=0.1", "21.00", "", ""]
     # λ = 1 and other inputs have no place among the treatments.
     one = treatment_section((r for r in found if r.config.lr != 7.0), {})
     assert [cells(line)[0] for line in one[4:-1]] == []

@@ -14,7 +14,7 @@ RATES = {
     "adam": (0.001, 0.003, 0.01, 0.03, 0.1),
     "adamw": (0.001, 0.003, 0.01, 0.03),
     "lamb": (0.003, 0.01, 0.03, 0.1),
-    "muon": (0.001, 0.003, 0.01, 0.03),
+    "muon": (0.001, 0.003, 0.01, 0.03, 0.1),
 }
 TUNED = tuple((name, lr) for name in ("sgd", "adam", "adamw") for lr in RATES[name])
 _DATA: dict[str, dict[str, Any]] = {
