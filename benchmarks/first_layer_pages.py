@@ -11,6 +11,7 @@ from benchmarks.first_layer import (
 )
 from benchmarks.sections import ROOT, fill, load, load_runs, source
 from trainact.lab.records import Record
+from trainact.lab.summary import BASELINE
 
 FIRST_LAYER = ROOT / "docs" / "first-layer-benchmark.md"
 EXTENSIONS = ROOT / "docs" / "extensions.md"
@@ -32,7 +33,11 @@ def studies() -> tuple[list[Record], list[str]]:
 def step_costs() -> tuple[dict[tuple[str, str, str], float], str]:
     """What a step takes with each treatment, and where that was measured."""
     records = load(TREATMENTS)
-    costs = {(r["model"], r["optimizer"], r["method"]): r["ratio"] for r in records}
+    costs = {
+        (r["model"], r["optimizer"], r["method"]): r["ratio"]
+        for r in records
+        if r["baseline"] == BASELINE
+    }
     return costs, f"- {source(records[-1], TREATMENTS)}."
 
 

@@ -2,16 +2,17 @@
 
 python -m benchmarks.treatments [--out records/benchmarks/treatments-cpu.jsonl]
 
-One record for each network and method of the study: a step is forward, backward and the
-optimizer on one batch, in interleaved rounds; `ratio` is the median over rounds of the
-method's time over vanilla's in the same round.
+One record for each network and method of the study, and one for each optimizer of the
+small CNN's vanilla training: a step is forward, backward and the optimizer on one
+batch, in interleaved rounds; `ratio` is the median over rounds of its time over that of
+`baseline`, the method or the optimizer, in the same round.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ SHAPE = (3, 32, 32)
 NUM_CLASSES = 10
 ROUNDS = 15
 WARM_UP = 2
+# By which optimizers are compared, on the network that was trained by each.
+BASE_OPTIMIZER, BASE_MODEL = "sgd", "small-cnn"
 
 
 def step_of(
@@ -77,46 +80,65 @@ def _step(
     optimizer.step()
 
 
-def measure(recipe: Recipe, rounds: int) -> list[dict[str, Any]]:
-    """Time all arms of a recipe.
+def measure(
+    cases: Mapping[str, tuple[Recipe, Arm]], baseline: str, rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Time steps of several cases, side by side.
 
     Args:
-        recipe: of the study.
-        rounds: measurements of each arm.
+        cases: by name, all with batches of the same size.
+        baseline: which the others are divided by.
+        rounds: measurements of each case.
 
-    Returns:
+    Yields:
         A record for each.
     """
     generator = torch.Generator().manual_seed(0)
-    size = recipe.setting.batch_size
+    (size,) = {recipe.setting.batch_size for recipe, _ in cases.values()}
     images = torch.randn(size, *SHAPE, generator=generator)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(size) % NUM_CLASSES
-    steps = {arm.method: step_of(recipe, arm, images, labels) for arm in recipe.arms}
+    steps = {name: step_of(*case, images, labels) for name, case in cases.items()}
     for step in steps.values():
         for _ in range(WARM_UP):
             step()
     seconds, problems = interleave(steps, rounds, torch.device("cpu"), seed=0)
     if problems:
         raise RuntimeError(str(problems))
-    records: list[dict[str, Any]] = []
-    for method, own in seconds.items():
-        pairs = zip(own, seconds[BASELINE], strict=True)
+    for name, own in seconds.items():
+        recipe, arm = cases[name]
+        pairs = zip(own, seconds[baseline], strict=True)
         ratios = sorted(mine / theirs for mine, theirs in pairs)
         quarter = len(ratios) // 4
-        records.append(
-            {
-                "model": recipe.setting.model,
-                "optimizer": recipe.setting.optimizer,
-                "method": method,
-                "ratio": statistics.median(ratios),
-                "quartiles": [ratios[quarter], ratios[-1 - quarter]],
-                "seconds": statistics.median(own),
-                "batch_size": size,
-                "rounds": rounds,
-            }
-        )
-    return records
+        yield {
+            "model": recipe.setting.model,
+            "optimizer": recipe.setting.optimizer,
+            "method": arm.method,
+            "baseline": baseline,
+            "ratio": statistics.median(ratios),
+            "quartiles": [ratios[quarter], ratios[-1 - quarter]],
+            "seconds": statistics.median(own),
+            "batch_size": size,
+            "rounds": rounds,
+        }
+
+
+def comparisons() -> Iterator[tuple[dict[str, tuple[Recipe, Arm]], str]]:
+    """What is timed side by side, and over what.
+
+    Yields:
+        The arms of each network and optimizer over vanilla training; then vanilla
+        training by each optimizer over that by SGD.
+    """
+    recipes = find_recipes(RECIPES)
+    for recipe in recipes:
+        yield {arm.method: (recipe, arm) for arm in recipe.arms}, BASELINE
+    by_optimizer = {
+        recipe.setting.optimizer: (recipe, recipe.arms[0])
+        for recipe in recipes
+        if recipe.setting.model == BASE_MODEL
+    }
+    yield by_optimizer, BASE_OPTIMIZER
 
 
 def main() -> None:
@@ -129,8 +151,8 @@ def main() -> None:
     origin = describe(torch.device("cpu"))
     records = [
         record | origin
-        for recipe in find_recipes(RECIPES)
-        for record in measure(recipe, options.rounds)
+        for cases, baseline in comparisons()
+        for record in measure(cases, baseline, options.rounds)
     ]
     write_records(records, options.out)
 
