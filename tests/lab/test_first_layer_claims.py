@@ -244,6 +244,14 @@ def test_under_muon_it_does_not_help_and_muon_is_the_best() -> None:
         assert lead == pytest.approx(ahead, abs=0.1)
         every = best(other, "tract-all", runs)
         assert fmean(vanilla) > fmean(every)
+    for runs, seeds, reached, ahead in ((RUNS, 1, 67.6, 1.1), (vit, 3, 93.8, 0.4)):
+        own, other = (
+            best("muon", f"{method}+sgd", runs) for method in ("tract", "vanilla")
+        )
+        assert fmean(own) == pytest.approx(reached, abs=0.05)
+        pairs = zip(own[:seeds], other[:seeds], strict=True)
+        assert fmean(a - b for a, b in pairs) == pytest.approx(ahead, abs=0.05)
+        assert abs(fmean(own) - fmean(best("muon", "vanilla", runs))) < 0.5
 
 
 def test_under_lamb_a_cnn_gains() -> None:
@@ -339,6 +347,24 @@ def test_in_the_units_of_the_input_its_scale_does_not_matter() -> None:
         assert (fmean(tract) > fmean(plain)) == (pixels != "0-255")
         means.append(fmean(own))
     assert max(means) - min(means) == pytest.approx(1.1, abs=0.1)
+
+
+def test_without_a_norm_under_adam_nothing_makes_raw_pixels_like_others() -> None:
+    small, raw, plain = (
+        {
+            method: runs["adamw", method, 0.001][0]
+            for method in ("vanilla", "tract", "tract-scaled")
+            if ("adamw", method, 0.001) in runs
+        }
+        for runs in (accuracies("small-vit", of) for of in ("0-1", "0-255", "cifar10"))
+    )
+    forms = ("tract", "tract-scaled")
+    for form in forms:
+        assert small[form] - small["vanilla"] == pytest.approx(2, abs=0.05)
+        assert raw[form] < plain["tract"] - 16
+    assert [small[form] for form in forms] == pytest.approx([44.2, 44.2], abs=0.05)
+    assert [raw[form] for form in forms] == pytest.approx([27.4, 28.6], abs=0.05)
+    assert plain["vanilla"] - raw["vanilla"] == pytest.approx(11, abs=0.5)
 
 
 def test_a_first_look_at_30_epochs() -> None:
