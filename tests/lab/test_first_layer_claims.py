@@ -150,14 +150,16 @@ def test_on_digits_extensions_are_what_tract_is(model: str) -> None:
 
 
 def test_tract_is_nowhere_behind() -> None:
-    """By more than two images of the digits'; Muon has a test of its own."""
+    """By more than one image of the digits'; Muon has a test of its own."""
     on_digits = (*DIGITS.values(), DIGITS_RESNET)
     for runs in (RUNS, VIT, RESNET, MIXER, FINE_TUNED, TINY, *on_digits):
         arms = {(optimizer, method) for optimizer, method, _ in runs}
-        for optimizer in {o for o, m in arms if m == "tract"} - {"muon"}:
+        # The ViT on digits under LAMB is in the test of LAMB.
+        apart = {"muon", "lamb"} if runs is DIGITS["small-vit"] else {"muon"}
+        for optimizer in {o for o, m in arms if m == "tract"} - apart:
             with_seeds = runs[optimizer, "tract", best_rate(runs, optimizer, "tract")]
             if len(with_seeds) > 1:
-                assert gain(optimizer, "tract", runs) > -0.4
+                assert gain(optimizer, "tract", runs) > -0.23
 
 
 def test_a_mixer_under_adamw() -> None:
@@ -221,21 +223,19 @@ def test_in_the_units_of_the_input_its_scale_does_not_matter() -> None:
 
 
 def test_without_a_norm_under_adam_nothing_makes_raw_pixels_like_others() -> None:
-    small, raw, plain = (
-        {
-            method: runs["adamw", method, 0.001][0]
-            for method in ("vanilla", "tract", "tract-scaled")
-            if ("adamw", method, 0.001) in runs
-        }
-        for runs in (accuracies("small-vit", of) for of in ("0-1", "0-255", "cifar10"))
+    of = {pixels: accuracies("small-vit", pixels) for pixels in ("0-1", "0-255")}
+    vanilla, tract, scaled = (
+        {pixels: runs["adamw", method, 0.001][0] for pixels, runs in of.items()}
+        for method in ("vanilla", "tract", "tract-scaled")
     )
-    forms = ("tract", "tract-scaled")
-    for form in forms:
-        assert small[form] - small["vanilla"] == pytest.approx(2, abs=0.05)
-        assert raw[form] < plain["tract"] - 16
-    assert [small[form] for form in forms] == pytest.approx([44.2, 44.2], abs=0.05)
-    assert [raw[form] for form in forms] == pytest.approx([27.4, 28.6], abs=0.05)
-    assert plain["vanilla"] - raw["vanilla"] == pytest.approx(11, abs=0.5)
+    standardised = {m: VIT["adamw", m, 0.001][0] for m in ("vanilla", "tract")}
+    for form in (tract, scaled):
+        assert form["0-1"] - vanilla["0-1"] == pytest.approx(2, abs=0.05)
+        assert form["0-255"] < standardised["tract"] - 16
+    assert list(tract.values()) == pytest.approx([44.2, 27.4], abs=0.05)
+    assert list(scaled.values()) == pytest.approx([44.2, 28.6], abs=0.05)
+    lost = standardised["vanilla"] - vanilla["0-255"]
+    assert lost == pytest.approx(11, abs=0.5)
 
 
 def test_a_first_look_at_30_epochs() -> None:

@@ -17,6 +17,7 @@ from tests.lab.study_runs import (
     gain,
     runs_of,
 )
+from trainact.lab.summary import summarise_arms
 
 SMALL, LARGE = (0.001, 0.003), (0.01, 0.03)
 
@@ -49,17 +50,17 @@ def test_under_muon_it_does_not_help_and_muon_is_the_best() -> None:
 
 
 def test_muon_is_sooner_where_sgd_ends() -> None:
-    curves = {
-        (optimizer, config.seed): record.accuracy
-        for record in runs_of("small-cnn")
-        for optimizer, lr in (("sgd", 0.4), ("muon", 0.03))
-        if (config := record.config).method == "vanilla"
-        if (config.optimizer, config.lr) == (optimizer, lr)
-    }
-    sgd, muon = (
-        [fmean(at) for at in zip(*(curves[o, seed] for seed in range(3)), strict=True)]
-        for o in ("sgd", "muon")
-    )
+    curves: list[tuple[float, ...]] = []
+    for optimizer in ("sgd", "muon"):
+        how = optimizer, "vanilla", best_rate(RUNS, optimizer, "vanilla")
+        (arm,) = summarise_arms(
+            record
+            for record in runs_of("small-cnn")
+            if (c := record.config) and (c.optimizer, c.method, c.lr) == how
+        )
+        assert arm.seeds == (0, 1, 2)
+        curves.append(arm.mean_curve)
+    sgd, muon = curves
     assert muon[3] > sgd[-1] > muon[2]
     assert len(sgd) == 8
     assert sgd[-1] == max(sgd)
@@ -79,6 +80,7 @@ def test_under_lamb_a_cnn_gains() -> None:
     assert ttest_rel(tract, vanilla).pvalue == pytest.approx(0.006, abs=0.0005)
     assert {best_rate(RUNS, "lamb", m) for m in ("tract", "vanilla")} == {0.03}
     tract, vanilla = (best("lamb", method, vit) for method in ("tract", "vanilla"))
+    assert fmean(vanilla) - fmean(tract) == pytest.approx(0.4, abs=0.05)
     assert ttest_rel(tract, vanilla).pvalue > 0.3
     assert gain("lamb", "tract-all", vit) == pytest.approx(6.8, abs=0.05)
 
