@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import trainact
-from tests.cases import oracle_rows
+from tests.cases import oracle_gradient, oracle_rows
 from tests.contract.table import FEW, LAYERS, gradient_like
 from tests.odd import ODD, raw_weight
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error, solve_rtol
@@ -273,9 +274,8 @@ def test_copies_go_on_by_themselves(
 ) -> None:
     _, layer = layers(name, estimate)
     first, *others, last = inputs(name, 5)
-    z = layer(first)
-    early = copied(layer)  # between forward and backward
-    z.backward(gradient_like(z))
+    gradient(layer, first)
+    early = copied(layer)
     for x in others:
         assert torch.equal(gradient(layer, x), gradient(early, x))
     late = copied(layer)
@@ -472,28 +472,52 @@ def test_checkpointing(name: str, region: str, calls: int, estimate: Estimate) -
         assert relative_error(*found) < ORACLE_RTOL
 
 
-def test_each_call_of_a_step_counts() -> None:
-    plain, layer = layers("linear", Estimate(every=2))
-    left, right = inputs("linear", 2)
-    z = torch.stack([layer(left), layer(right)])
-    z.backward(gradient_like(z))
-    grad_left, grad_right = gradient_like(z)
-    shared = gram(plain, left)
-    weights = [g.T @ x for g, x in ((grad_left, left), (grad_right, right))]
-    system = shared + LAM * np.eye(shared.shape[-1])
-    truth = np.linalg.solve(system, sum(weights).numpy().T[None])[0].T
-    assert relative_error(layer.weight.grad, truth) < ORACLE_RTOL
-
-
-def test_a_backward_that_comes_late_has_the_factor_of_its_call() -> None:
+def test_calls_count_in_the_order_of_their_gradients() -> None:
     plain, layer = layers("conv2d, groups", Estimate(every=1, decay=0.5))
     batches = inputs("conv2d, groups", 3)
     outputs = [layer(x) for x in batches]
-    means = running_grams(plain, batches, 0.5)
-    for x, z, mean in reversed(list(zip(batches, outputs, means, strict=True))):
+    layer(100 * batches[0])  # never differentiated
+    means = running_grams(plain, batches[::-1], 0.5)
+    for x, z, mean in zip(batches[::-1], outputs[::-1], means, strict=True):
         layer.zero_grad()
         z.backward(gradient_like(z))
         assert relative_error(layer.weight.grad, expected(plain, x, mean)) < ORACLE_RTOL
+
+
+def test_threads_share_an_estimator() -> None:
+    """As replicas of `torch.nn.DataParallel` do."""
+    _, layer = layers("linear", Estimate(every=3))
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            for x in 20 * inputs("linear"):
+                z = layer(x)
+                torch.autograd.grad(z, layer.weight, gradient_like(z))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+def test_a_recomputed_call_has_its_own_statistics() -> None:
+    """Of two calls, each checkpointed in another way, one recomputes the other's turn."""
+    _, layer = layers("linear", Estimate(fraction=0.999))
+    first, second = inputs("linear", 2)
+    second.requires_grad_()
+    z = [
+        checkpoint(layer, x, use_reentrant=reentrant)
+        for x, reentrant in ((first, False), (second, True))
+    ]
+    (0 * z[0].sum() + z[1].square().sum()).backward()
+    plain, _ = layers("linear", Estimate())
+    truth = oracle_gradient(plain, second.detach(), 2 * z[1].detach(), LAM)
+    assert relative_error(layer.weight.grad, truth) < ORACLE_RTOL
 
 
 @pytest.mark.parametrize("name", FEW)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.cases import oracle_gradient
 from tests.tolerances import ORACLE_RTOL, relative_error
@@ -15,16 +15,16 @@ from trainact.statistics import local_factor
 def test_two_backward_passes_of_one_forward() -> None:
     layer = nn.Linear(7, 2, dtype=torch.float64)
     x, grad_z = (torch.randn(30, n, dtype=torch.float64) for n in (7, 2))
-    finished: list[Factor] = []
+    made: list[Factor] = []
 
-    def finish() -> Factor:
-        finished.append(local_factor(x, None, 0.1, in_span=True))
-        return finished[-1]
+    def make(x: Tensor) -> Factor:
+        made.append(local_factor(x, None, 0.1, in_span=True))
+        return made[-1]
 
-    z = x @ precondition_later(layer.weight, x, layer, lambda: finish).T
-    assert not finished
+    z = x @ precondition_later(layer.weight, x, make).T
+    assert not made
     z.backward(grad_z, retain_graph=True)
     z.backward(2 * grad_z)
     truth = 3 * oracle_gradient(layer, x, grad_z, 0.1)
     assert relative_error(layer.weight.grad, truth) < ORACLE_RTOL
-    assert len(finished) == 1
+    assert len(made) == 1

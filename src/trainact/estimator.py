@@ -5,6 +5,8 @@ sums of products are kept, P x P whatever the number of rows. Otherwise the samp
 are kept where they are fewer than their entries. Either way a gradient need not be a
 combination of the rows that the factor was made from, and that is never assumed.
 
+Calls are counted, and statistics made, when a call's gradient comes back.
+
 What is not finite is left out: products of a refresh that hold such a number are
 dropped whole, and rows that hold one count as zeros. Nothing waits for the device.
 
@@ -13,14 +15,14 @@ Legend: G groups, N rows, P entries of a row.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainact import rows
 from trainact.damping import Lam
@@ -32,6 +34,10 @@ from trainact.precision import full_precision, statistics_dtype
 from trainact.statistics import sum_products
 from trainact.sync import Group, join_sums, refuse_what_cannot_work, split_sums
 from trainact.torch_internals import in_transform, outside_graphs
+
+
+# Replicas of `torch.nn.DataParallel` share an estimator and run in threads.
+_LOCK = threading.Lock()
 
 
 class Estimator:
@@ -62,11 +68,11 @@ class Estimator:
         geometry: Geometry | None,
         lam: Lam,
         ranks: Group | None,
-        owner: nn.Module,
     ) -> Tensor:
         r"""Pass the weight on; its gradient will be preconditioned.
 
-        Over several ranks each of them must make this call, also one without rows.
+        Over several ranks each of them must differentiate this call, also one without
+        rows.
 
         Args:
             weight: of the layer.
@@ -74,7 +80,6 @@ class Estimator:
             geometry: of the layer, or None for a linear one.
             lam: :math:`\lambda`, at once: what was kept is factorised again for it.
             ranks: that share statistics.
-            owner: the layer.
 
         Returns:
             The weight.
@@ -86,14 +91,13 @@ class Estimator:
             ranks = None
         else:
             refuse_what_cannot_work()
-        start = partial(self.start, x, geometry, lam, ranks)
-        return precondition_later(weight, x, owner, start)
+        make = partial(self.factor, geometry=geometry, lam=lam, ranks=ranks)
+        return precondition_later(weight, x, make)
 
-    @torch.no_grad()
-    def start(
+    def factor(
         self, x: Tensor, geometry: Geometry | None, lam: Lam, ranks: Group | None
-    ) -> Callable[[], Factor]:
-        r"""Count a call, and begin new statistics if it is their turn.
+    ) -> Factor:
+        r"""Count a call, and make new statistics if it is their turn.
 
         Args:
             x: the layer's input.
@@ -102,20 +106,20 @@ class Estimator:
             ranks: that share statistics, more than one; or None.
 
         Returns:
-            Waits for the other ranks and gives the call's factor.
+            The call's factor.
         """
-        entries = rows.count_entries(x, geometry)
-        valid_for = (geometry, entries, statistics_dtype(x), x.device)
-        if self._valid_for != valid_for:
-            self.forget()
-            self._valid_for = valid_for
-        turn, age = divmod(self._calls, self.estimate.every)
-        self._calls += 1
-        if self._latest is None or age == 0:
-            sampled = sample(x.detach(), geometry, self.estimate.fraction, turn)
-            with full_precision(x):
+        with _LOCK:
+            entries = rows.count_entries(x, geometry)
+            valid_for = (geometry, entries, statistics_dtype(x), x.device)
+            if self._valid_for != valid_for:
+                self.forget()
+                self._valid_for = valid_for
+            turn, age = divmod(self._calls, self.estimate.every)
+            self._calls += 1
+            if self._latest is None or age == 0:
+                sampled = sample(x, geometry, self.estimate.fraction, turn)
                 self._latest = self._refresh(sampled, geometry, ranks)
-        return partial(self._latest.factor, lam)
+            return self._latest.factor(lam)
 
     def _refresh(
         self, x: Tensor, geometry: Geometry | None, ranks: Group | None
@@ -126,14 +130,14 @@ class Estimator:
             return _Rows(rows.extract_rows(x, geometry))
         products_GPP = sum_products(x, geometry)
         fresh = join_sums(products_GPP, num_rows)
-        work = None
         if ranks is not None:
-            work = dist.all_reduce(fresh, group=ranks.group, async_op=True)
-        before = None
+            dist.all_reduce(fresh, group=ranks.group)
+        before = torch.zeros_like(fresh)
         if isinstance(self._latest, _Sums):
-            before = self._latest.running()
-        shape, dtype = products_GPP.shape, statistics_dtype(x)
-        return _Sums(fresh, before, decay, work, shape, dtype)
+            before = self._latest._running
+        is_sound = fresh.isfinite().all() & (fresh[-1] > 0)
+        running = torch.where(is_sound, decay * before + fresh, before)
+        return _Sums(running, products_GPP.shape, statistics_dtype(x))
 
 
 class _Statistics(ABC):
@@ -165,44 +169,16 @@ class _Rows(_Statistics):
 class _Sums(_Statistics):
     """Running sums of products and rows, in one tensor as `join_sums` makes it."""
 
-    def __init__(
-        self,
-        fresh: Tensor,
-        before: Tensor | None,
-        decay: float,
-        work: Any,
-        shape: torch.Size,
-        dtype: torch.dtype,
-    ) -> None:
-        self._fresh: Tensor | None = fresh
-        self._running = torch.zeros_like(fresh) if before is None else before
-        self._decay = decay
-        self._work = work
+    def __init__(self, running: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+        self._running = running
         self._shape = shape
         self._dtype = dtype
 
-    def __getstate__(self) -> dict[str, Any]:
-        self.running()  # a collective under way can be neither copied nor saved
-        return vars(self)
-
-    def running(self) -> Tensor:
-        """With this refresh's products, once the other ranks have sent theirs."""
-        if self._work is not None:
-            self._work.wait()
-            self._work = None
-        if self._fresh is not None:
-            is_sound = self._fresh.isfinite().all() & (self._fresh[-1] > 0)
-            total = self._decay * self._running + self._fresh
-            self._running = torch.where(is_sound, total, self._running)
-            self._fresh = None
-        return self._running
-
     def factorise(self, lam: Lam) -> Factor:
-        running = self.running()
-        gram_GPP = split_sums(running, self._shape)
+        gram_GPP = split_sums(self._running, self._shape)
         # Before the first sound batch the input counts as white.
-        eye = torch.eye(self._shape[-1], dtype=running.dtype, device=running.device)
-        gram_GPP = torch.where(running[-1] > 0, gram_GPP, eye)
+        eye = torch.eye(self._shape[-1], dtype=gram_GPP.dtype, device=gram_GPP.device)
+        gram_GPP = torch.where(self._running[-1] > 0, gram_GPP, eye)
         return factorise(gram_GPP, lam, self._dtype)
 
 

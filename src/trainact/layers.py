@@ -26,6 +26,7 @@ from trainact.precondition import may_be_transformed, precondition
 from trainact.sharded import is_sharded, local_input
 from trainact.statistics import local_factor
 from trainact.sync import Group, precondition_over_ranks
+from trainact.torch_internals import backward_task
 
 if TYPE_CHECKING:
     from trainact.accumulate import Accumulator
@@ -127,12 +128,10 @@ class TrActLayer(nn.Module):
             return self.accumulator.observe(weight, x, geometry)  # pyright: ignore[reportAttributeAccessIssue]
         if self.estimator is not None:
             return self.estimator.precondition(  # pyright: ignore[reportAttributeAccessIssue]
-                weight, x, geometry, self.damping, ranks, owner=self
+                weight, x, geometry, self.damping, ranks
             )
         if ranks is not None and not ranks.is_alone():
-            return precondition_over_ranks(
-                weight, x, geometry, self.damping, ranks, owner=self
-            )
+            return precondition_over_ranks(weight, x, geometry, self.damping, ranks)
         if x.numel() == 0:
             return weight
         # Only a second differentiation through the input gives the weight gradient
@@ -140,7 +139,10 @@ class TrActLayer(nn.Module):
         in_span = not x.requires_grad
         make = partial(local_factor, x, geometry, self.damping, in_span)
         if self.overlap and can_overlap(x):
-            return precondition_later(weight, x, self, partial(start_beside, x, make))
+            # A recomputed forward starts nothing: checkpointing may drop what it makes.
+            is_recomputed = backward_task() != -1
+            finish = make if is_recomputed else start_beside(x, make)
+            return precondition_later(weight, None, lambda _: finish())
         return precondition(weight, make())
 
 

@@ -8,11 +8,14 @@ Two ways to write that down, equal in exact arithmetic:
 
 1. An autograd function. One multiplication with the inverse, in the backward only. Used
    in eager mode.
-2. A zero in the forward, :math:`W + (W P^\top - W P^\top)` with the gradient stopped in
-   W and in the second product: the value is W to the bit, and autograd makes G P of it.
-   One more multiplication, in the forward. Used under `torch.compile` and `torch.func`,
-   where a function's backward may be dropped without a word (pytorch/pytorch#193279,
-   seen on torch 2.8 and 2.13) or has no batching rule.
+2. A zero in the forward, :math:`W + Z P^\top` with :math:`Z = W - W`, the gradient
+   stopped in both W but the first of Z: autograd makes G P of it. Z is zero, so nothing
+   overflows, and what is not finite in it (0 times a P of NaN, where the input holds
+   one) is set to zero: the value is W. One more multiplication, in the forward. Used
+   under `torch.compile` and `torch.func`, where a function's backward may be dropped
+   without a word (pytorch/pytorch#193279, seen on torch 2.8 and 2.13) or has no batching
+   rule, and in forward-mode differentiation, where a tangent T of W becomes T P, so that
+   ``jvp`` and ``vjp`` stay adjoint.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from torch import Tensor
 from trainact.factor import Factor, apply_factor
 from trainact.precision import full_precision
 from trainact.sharded import apply_to_gradient
-from trainact.torch_internals import in_transform
+from trainact.torch_internals import in_forward_mode, in_transform
 
 
 class _Precondition(torch.autograd.Function):
@@ -66,12 +69,15 @@ def may_be_transformed() -> bool:
     """Whether a `torch.func` transform is running, or may be: compiled code can't tell.
 
     Returns:
-        True under `torch.compile` and inside a transform.
+        True under `torch.compile`, inside a transform and in forward-mode
+        differentiation.
     """
-    return torch.compiler.is_compiling() or in_transform()
+    return torch.compiler.is_compiling() or in_transform() or in_forward_mode()
 
 
 def _add_zero(weight: Tensor, factor: Factor) -> Tensor:
+    value = weight.detach()
     with full_precision(weight):
-        product = apply_factor(weight, factor.inner.mT, factor.basis, factor.outer)
-        return weight.detach() + (product - product.detach())
+        transposed = factor._replace(inner=factor.inner.mT)
+        zero = apply_factor(weight - value, *transposed)
+    return value + zero.nan_to_num(0.0, 0.0, 0.0)

@@ -2,9 +2,12 @@
 
 Gradients are averaged over ranks after each rank has applied its own inverse, and the
 mean of G_r P_r is not the mean gradient times the inverse of the mean A unless all
-ranks use one P. So A is summed over ranks, weighted by rows: one asynchronous
-all-reduce of n x n numbers and the row count, started in the forward and awaited in the
-backward, where the factorisation follows.
+ranks use one P. So A is summed over ranks, weighted by rows: one all-reduce of n x n
+numbers and the row count.
+
+Ranks exchange statistics in the backward, where they exchange gradients: a forward that
+only some ranks run and never differentiate takes no part. Compiled code exchanges them
+in the forward, which all ranks must then run alike.
 
 With many entries the row counts are exchanged first, which costs a wait; if there are
 fewer rows than entries (the dual form), the rows are gathered instead of summed.
@@ -12,19 +15,18 @@ fewer rows than entries (the dual form), the rows are gathered instead of summed
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainact import rows
 from trainact.damping import Lam
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
-from trainact.later import precondition_later
+from trainact.later import MakeFactor, precondition_later
 from trainact.precision import (
     accumulation_dtype,
     full_precision,
@@ -73,11 +75,10 @@ def precondition_over_ranks(
     geometry: Geometry | None,
     lam: Lam,
     group: Group,
-    owner: nn.Module,
 ) -> Tensor:
     r"""Pass the weight on; its gradient will be preconditioned with all ranks' rows.
 
-    Every rank must make this call, also one that has no rows.
+    Every rank must differentiate this call, also one that has no rows.
 
     Args:
         weight: of the layer.
@@ -85,7 +86,6 @@ def precondition_over_ranks(
         geometry: of the layer, or None for a linear one.
         lam: :math:`\lambda`.
         group: to sum over.
-        owner: the layer, by which a recomputed forward finds its first pass.
 
     Returns:
         The weight.
@@ -95,23 +95,23 @@ def precondition_over_ranks(
             would wait for each other forever.
     """
     is_wide = rows.count_entries(x, geometry) > MAX_SUMMED_ENTRIES
+    make = partial(
+        _factor_of_rows if is_wide else _factor_of_sums,
+        geometry=geometry,
+        lam=lam,
+        group=group,
+        in_span=not x.requires_grad,
+    )
     if torch.compiler.is_compiling() and not is_wide:
         with torch.no_grad(), full_precision(x):
-            factor = _start_sums(x, geometry, lam, group, wait=True)()
-        return precondition_with(weight, factor)
-    start = _start_rows if is_wide else _start_sums
-    return _outside_of_graphs(weight, x, owner, partial(start, x, geometry, lam, group))
+            return precondition_with(weight, make(x))
+    return _in_backward(weight, x, make)
 
 
-def _precondition_later(
-    weight: Tensor, x: Tensor, owner: nn.Module, start: Callable[[], Any]
-) -> Tensor:
+@outside_graphs  # which form is right depends on the other ranks' rows
+def _in_backward(weight: Tensor, x: Tensor, make: MakeFactor) -> Tensor:
     refuse_what_cannot_work()
-    return precondition_later(weight, x, owner, start)
-
-
-# Which form is right depends on the other ranks' rows, which a graph cannot ask for.
-_outside_of_graphs: Any = outside_graphs(_precondition_later)
+    return precondition_later(weight, x, make)
 
 
 def join_sums(products_GPP: Tensor, num_rows: int) -> Tensor:
@@ -141,41 +141,28 @@ def split_sums(buffer: Tensor, shape: torch.Size) -> Tensor:
     return buffer[:-1].view(shape) / buffer[-1].clamp(min=1)
 
 
-@torch.no_grad()
-def _start_sums(
-    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group, wait: bool = False
-) -> Callable[[], Factor]:
+def _factor_of_sums(
+    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group, in_span: bool
+) -> Factor:
     num_rows, dtype, span_GNP = rows.count_rows(x, geometry), statistics_dtype(x), None
-    with full_precision(x):
-        if not x.requires_grad and 0 < num_rows < rows.count_entries(x, geometry):
-            span_GNP = rows.extract_rows(x.to(accumulation_dtype(x)), geometry)
-            products_GPP = self_product(span_GNP.mT)
-        else:
-            products_GPP = sum_products(x, geometry)
-    buffer, shape = join_sums(products_GPP, num_rows), products_GPP.shape
-    work = dist.all_reduce(buffer, group=group.group, async_op=not wait)
-
-    def finish() -> Factor:
-        if not wait and work is not None:
-            work.wait()
-        gram_GPP = split_sums(buffer, shape)
-        return factorise(gram_GPP, lam, dtype, span_GNP)
-
-    return finish
+    if in_span and 0 < num_rows < rows.count_entries(x, geometry):
+        span_GNP = rows.extract_rows(x.to(accumulation_dtype(x)), geometry)
+        products_GPP = self_product(span_GNP.mT)
+    else:
+        products_GPP = sum_products(x, geometry)
+    buffer = join_sums(products_GPP, num_rows)
+    dist.all_reduce(buffer, group=group.group)
+    return factorise(split_sums(buffer, products_GPP.shape), lam, dtype, span_GNP)
 
 
-@torch.no_grad()
-def _start_rows(
-    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group
-) -> Callable[[], Factor]:
-    num_rows = rows.count_rows(x, geometry)
-    counts = gather_counts(num_rows, group, x.device)
+def _factor_of_rows(
+    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group, in_span: bool
+) -> Factor:
+    counts = gather_counts(rows.count_rows(x, geometry), group, x.device)
     if sum(counts) >= rows.count_entries(x, geometry):
-        return _start_sums(x, geometry, lam, group)
-    with full_precision(x):
-        rows_GNP = gather_rows(rows.extract_rows(x, geometry), counts, group)
-        factor = factorise_rows(rows_GNP, lam, in_span=not x.requires_grad)
-    return lambda: factor
+        return _factor_of_sums(x, geometry, lam, group, in_span)
+    rows_GNP = gather_rows(rows.extract_rows(x, geometry), counts, group)
+    return factorise_rows(rows_GNP, lam, in_span)
 
 
 def gather_counts(num_rows: int, group: Group, device: torch.device) -> list[int]:

@@ -62,6 +62,15 @@ def in_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def in_forward_mode() -> bool:
+    """Whether forward-mode differentiation (dual tensors, ``linearize``) is running.
+
+    Returns:
+        True inside ``torch.autograd.forward_ad.dual_level``.
+    """
+    return torch.autograd.forward_ad._current_level >= 0
+
+
 def backward_task() -> int:
     """Number of the backward pass that is running.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -132,27 +130,6 @@ def test_one_collective_for_each_refresh() -> None:
             assert names == 3 * ["all_reduce"], (region, kind)
             truth = found["plain", kind][1]
             assert relative_error(grad, truth) < ORACLE_RTOL, (region, kind)
-
-
-def copied_meanwhile(kind: str) -> list[Tensor]:
-    """Gradients of the layer and of copies made while the ranks exchange sums."""
-    model = problems.make_model(kind, DTYPE, sync=True, estimate=Estimate(every=2))
-    x, y = (problems.shard(t, [6, 6]) for t in problems.make_batch(kind, DTYPE, [6, 6]))
-    z = model(x)
-    models = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model]
-    (z - y).square().sum().backward()
-    gradients = []
-    for one in models:
-        one.zero_grad()
-        (one(2 * x) - y).square().sum().backward()
-        gradients.append(one[0].weight.grad)
-    return gradients
-
-
-@pytest.mark.parametrize("kind", ["conv", "linear, few rows"])
-def test_a_copy_waits_for_the_ranks(kind: str) -> None:
-    for *copies, truth in run(2, copied_meanwhile, kind):
-        assert all(torch.equal(gradient, truth) for gradient in copies)
 
 
 def after_a_bad_step() -> list[Tensor]:
