@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from timm.optim.lookahead import Lookahead
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
@@ -179,15 +181,266 @@ def test_zeros_in_place_of_none() -> None:
     assert "zero_grad" not in vars(optimizer)
 
 
-def test_forgetting_to_zero_the_gradient_raises() -> None:
+def test_what_the_gradient_held_before_stays() -> None:
+    """Before the block, and after a step without zero_grad: as outside of it."""
+    model, optimizer, x, y = setting("conv")
+    weight = model[0].weight
+    backward(model, x, y, [BATCH])
+    with trainact.deferred(model, optimizer) as step:
+        backward(model, x, y, EQUAL)
+        step.precondition()
+        assert relative_error(weight.grad, 2 * whole_gradient()) < ORACLE_RTOL
+        backward(model, x, y, EQUAL)
+        step.precondition()
+        assert relative_error(weight.grad, 3 * whole_gradient()) < ORACLE_RTOL
+        model.zero_grad()
+        backward(model, x, y, EQUAL)
+    assert relative_error(weight.grad, whole_gradient()) < ORACLE_RTOL
+
+
+def penalty(weight: Tensor) -> Tensor:
+    return 3 * weight.square().sum()
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in the loss", "apart"])
+def test_a_penalty_on_the_weight_is_not_preconditioned(apart: bool) -> None:
+    model, optimizer, x, y = setting("conv")
+    weight = model[0].weight
+    seen: list[Tensor] = []
+    weight.register_hook(seen.append)
+    with trainact.deferred(model, optimizer) as step:
+        for px, py in zip(x.split(EQUAL), y.split(EQUAL), strict=True):
+            loss = problems.loss_of(model, px, py, len(x))
+            if apart:
+                penalty(weight).backward()
+            (loss if apart else loss + penalty(weight)).backward()
+        truth = plain_gradient() + len(EQUAL) * 6 * weight.detach()
+        assert relative_error(sum(seen), truth) < ORACLE_RTOL, "a hook of the user's"
+        step.precondition()
+    truth = whole_gradient() + len(EQUAL) * 6 * weight.detach()
+    assert relative_error(weight.grad, truth) < ORACLE_RTOL
+
+
+def test_a_penalty_is_told_apart_after_rescaling() -> None:
+    model, optimizer, x, y = setting("conv", torch.float32)
+    weight = model[0].weight
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with trainact.deferred(model, optimizer) as step:
+        loss = problems.loss_of(model, x, y, len(x)) + penalty(weight)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        weight.grad /= 3
+        step.precondition()
+        truth = (whole_gradient() + 6 * weight.detach()) / 3
+        assert relative_error(weight.grad, truth) < FLOAT32_PROMISE
+        optimizer.zero_grad()
+        (problems.loss_of(model, x, y, len(x)) + penalty(weight)).backward()
+        weight.grad.clamp_(-0.01, 0.01)
+        with pytest.raises(RuntimeError, match="did not come through the layer"):
+            step.precondition()
+        optimizer.zero_grad()
+
+
+def test_a_look_with_autograd_grad_does_not_count() -> None:
+    model, optimizer, x, y = setting("conv")
+    weight = model[0].weight
+    plain = plain_gradient()
+    with trainact.deferred(model, optimizer) as step:
+        problems.loss_of(model, x[:4], y[:4], len(x)).backward()
+        loss = problems.loss_of(model, x[4:], y[4:], len(x))
+        (looked,) = torch.autograd.grad(loss, weight, retain_graph=True)
+        assert relative_error(looked + weight.grad, plain) < ORACLE_RTOL
+        loss.backward()
+        step.precondition()
+        assert relative_error(weight.grad, whole_gradient()) < ORACLE_RTOL
+
+
+@pytest.mark.parametrize("first", ["backward", "nothing"])
+def test_a_gradient_added_by_hand_is_refused(first: str) -> None:
+    model, optimizer, x, y = setting("conv")
+    with trainact.deferred(model, optimizer) as step:
+        model[0].weight.grad = None
+        if first == "backward":
+            backward(model, x, y, [BATCH])
+        loss = problems.loss_of(model, x, y, len(x))
+        (looked,) = torch.autograd.grad(loss, model[0].weight)
+        if model[0].weight.grad is None:
+            model[0].weight.grad = looked
+        else:
+            model[0].weight.grad += looked
+        with pytest.raises(RuntimeError, match="Accumulate with backward"):
+            step.precondition()
+        optimizer.zero_grad()
+
+
+class Sam(torch.optim.Optimizer):
+    """Sharpness-aware minimisation: a step up, then the inner optimizer's step."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        super().__init__(inner.param_groups, {})
+        self.inner = inner
+        self.param_groups = inner.param_groups
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        norm = torch.stack([p.grad.norm() for p in parameters]).norm()
+        for p in parameters:
+            self.state[p]["up"] = 0.05 * p.grad / norm
+            p.add_(self.state[p]["up"])
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for p, state in self.state.items():
+            p.sub_(state["up"])
+        self.inner.step()
+        self.zero_grad()
+
+
+@pytest.mark.parametrize("wrapper", ["lookahead", "sam"])
+def test_an_optimizer_inside_another(wrapper: str) -> None:
+    def train_wrapped(sizes: list[int], defers: bool) -> list[Tensor]:
+        model, inner, x, y = setting("conv")
+        outer: Any = Lookahead(inner, k=2) if wrapper == "lookahead" else Sam(inner)
+
+        def steps(precondition: Callable[[], None]) -> None:
+            for _ in range(5):
+                backward(model, x, y, sizes)
+                if wrapper == "sam":
+                    precondition()
+                    outer.first_step()
+                    backward(model, x, y, sizes)
+                    outer.second_step()
+                else:
+                    outer.step()
+                    outer.zero_grad()
+
+        if defers:
+            with trainact.deferred(model, outer) as step:
+                steps(step.precondition)
+        else:
+            steps(lambda: None)
+        return [p.detach() for p in model.parameters()]
+
+    truth = train_wrapped([BATCH], defers=False)
+    assert worst(train_wrapped(UNEQUAL, defers=True), truth) < ORACLE_RTOL
+
+
+def sam_s_first_step(optimizer: torch.optim.Optimizer) -> None:
+    Sam(optimizer).first_step()
+
+
+def step_without_hooks(optimizer: torch.optim.Optimizer) -> None:
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(parameter.grad)
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("take_step", [sam_s_first_step, step_without_hooks])
+@pytest.mark.parametrize("then", ["zero_grad", "forward", "leave"])
+def test_a_step_with_the_ordinary_gradient_is_noticed(
+    take_step: Callable[[torch.optim.Optimizer], None], then: str
+) -> None:
+    model, optimizer, x, y = setting("conv")
+    zero_grad = optimizer.zero_grad
+
+    def train_once() -> None:
+        with trainact.deferred(model, optimizer):
+            backward(model, x, y, EQUAL)
+            if then != "zero_grad":
+                optimizer.zero_grad = lambda: None
+            take_step(optimizer)
+            if then == "forward":
+                model(x)
+
+    with pytest.raises(RuntimeError, match=r"Call\s+precondition"):
+        train_once()
+    optimizer.zero_grad = zero_grad
+
+
+def test_an_optimizer_that_steps_inside_the_backward() -> None:
+    model, optimizer, x, y = setting("conv")
+    for parameter in model.parameters():
+        own = torch.optim.SGD([parameter], lr=0.1)
+        parameter.register_post_accumulate_grad_hook(lambda _, own=own: own.step())
+    with (
+        pytest.raises(RuntimeError, match="was changed before"),
+        trainact.deferred(model, optimizer),
+    ):
+        backward(model, x, y, EQUAL)
+
+
+def test_a_call_from_outside_the_block_is_as_it_was_made() -> None:
+    model, optimizer, x, y = setting("conv")
+    loss = problems.loss_of(model, x, y, len(x))
+    with trainact.deferred(model, optimizer) as step:
+        loss.backward()
+        step.precondition()
+    assert relative_error(model[0].weight.grad, whole_gradient()) < ORACLE_RTOL
+
+
+def test_a_weight_in_place_of_the_optimizer_s_is_refused() -> None:
+    model, optimizer, x, _ = setting("conv")
+    parameters = {n: p * 1.0 for n, p in model.named_parameters()}
+    with (
+        trainact.deferred(model, optimizer),
+        pytest.raises(RuntimeError, match="another tensor"),
+    ):
+        torch.func.functional_call(model, parameters, (x,))
+
+
+class Broadcast(torch.autograd.Function):
+    """As `torch.nn.DataParallel` hands weights to its replicas."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
+        del ctx
+        return weight.clone(), weight.clone()
+
+    @staticmethod
+    def backward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        del ctx
+        return first + second
+
+
+def test_replicas_of_data_parallel() -> None:
+    model, optimizer, x, y = setting("conv")
+    layer = model[0]
+    with trainact.deferred(model, optimizer):
+        outputs = []
+        copies = Broadcast.apply(layer.weight)
+        for part, weight in zip(x.split([4, 8]), copies, strict=True):
+            replica = layer._replicate_for_data_parallel()
+            replica.weight, replica.bias = weight, layer.bias
+            outputs.append(replica(part))
+        problems.loss_of(model[1:], torch.cat(outputs), y, len(x)).backward()
+    assert relative_error(layer.weight.grad, whole_gradient()) < ORACLE_RTOL
+
+
+def test_a_failed_entry_leaves_everything_as_it_was() -> None:
+    model, optimizer, x, y = setting("conv")
+    not_an_optimizer: Any = types.SimpleNamespace(param_groups=[])
+    with (
+        pytest.raises(AttributeError, match="zero_grad"),
+        trainact.deferred(model, [optimizer, not_an_optimizer]),
+    ):
+        pass
+    assert "zero_grad" not in vars(optimizer)
+    backward(model, x, y, [BATCH])
+    optimizer.step()
+    assert relative_error(model[0].weight.grad, whole_gradient()) < ORACLE_RTOL
+
+
+def test_remove_inside_is_refused() -> None:
     model, optimizer, x, y = setting("conv")
     with trainact.deferred(model, optimizer):
         backward(model, x, y, EQUAL)
-        optimizer.step()
-        with pytest.raises(RuntimeError, match=r"call optimizer.zero_grad\(\)"):
-            backward(model, x, y, EQUAL)
-        model.zero_grad()
-        backward(model, x, y, EQUAL)
+        with pytest.raises(ValueError, match="leave that block first"):
+            trainact.remove(model)
+    assert relative_error(model[0].weight.grad, whole_gradient()) < ORACLE_RTOL
 
 
 def test_zeroing_between_forward_and_backward() -> None:
@@ -335,7 +588,7 @@ def test_two_blocks_on_one_optimizer() -> None:
             pass
         layers[0](torch.randn(8, 3)).sum().backward()
         optimizer.zero_grad(set_to_none=False)
-        assert layers[0].accumulator.factor(0.1) is None, "the outer reset is gone"
+        assert layers[0].accumulator._num_rows == 0, "the outer reset is gone"
 
 
 def test_two_optimizers() -> None:

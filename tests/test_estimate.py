@@ -506,7 +506,7 @@ def test_threads_share_an_estimator() -> None:
 
 
 def test_a_recomputed_call_has_its_own_statistics() -> None:
-    """Of two calls, each checkpointed in another way, one recomputes the other's turn."""
+    """Two calls, checkpointed in two ways: one runs again while the other waits."""
     _, layer = layers("linear", Estimate(fraction=0.999))
     first, second = inputs("linear", 2)
     second.requires_grad_()

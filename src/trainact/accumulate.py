@@ -1,8 +1,15 @@
 """Statistics summed over several calls of a layer, for one factor at the step.
 
-What a call adds is added when its gradient comes back, not when it is made: a forward
-that is never differentiated, or one that checkpointing runs again, does not count, and
-a gradient that arrives twice counts twice, as it does in ``weight.grad``.
+What was counted is what is in ``weight.grad``: rows are counted when the gradient that
+they belong to lands there. A forward that is never differentiated, or one that
+checkpointing runs again, does not count, nor does a look with `torch.autograd.grad`; a
+gradient that lands twice counts twice.
+
+The layer's own gradient is told apart from everything else that lands in
+``weight.grad``, such as the gradient of a penalty on the weight: in a backward the
+layer's calls pass zeros to the weight and hand over their gradients here. So what
+reaches the weight is what others sent, and a hook adds the layer's own gradients to it.
+Only those are preconditioned.
 
 The rows themselves are kept while there are fewer of them than entries, for the dual
 form; from then on the sum of their products.
@@ -11,9 +18,12 @@ form; from then on the sum of their products.
 from __future__ import annotations
 
 import math
+import threading
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -29,6 +39,7 @@ from trainact.precision import (
     statistics_dtype,
 )
 from trainact.products import self_product
+from trainact.sharded import apply_to_rows, is_sharded
 from trainact.statistics import sum_products
 from trainact.sync import (
     Group,
@@ -39,10 +50,39 @@ from trainact.sync import (
 )
 from trainact.torch_internals import (
     backward_task,
+    ddp_averages,
     in_ddp_forward,
     in_transform,
     outside_graphs,
+    register_first_hook,
 )
+
+# What averaging and rescaling may add to a gradient, in eps of its largest entry.
+_ROUNDING = 64
+
+
+@dataclass
+class _Backward:
+    """What one backward has brought so far, until it lands in ``weight.grad``.
+
+    Attributes:
+        version: the weight's, to notice that somebody has stepped.
+        own: the layer's gradient, None before it has come.
+        zero: what was passed to the weight in its place.
+        others: gradients that did not come through the layer's calls.
+        rows: (rows or the sum of their products, their number, whether the gradient is
+            a combination of them) of each call.
+        begins: whether a new accumulation begins with it.
+        is_local: whether the gradient stays this rank's own for now (``no_sync``).
+    """
+
+    version: int
+    own: Tensor | None = None
+    zero: Tensor | None = None
+    others: list[Tensor] = field(default_factory=list)
+    rows: list[tuple[Tensor, int, bool]] = field(default_factory=list)
+    begins: bool = False
+    is_local: bool = False
 
 
 class Accumulator:
@@ -60,12 +100,12 @@ class Accumulator:
         self.parameter = parameter
         self.num_groups = num_groups
         self.ranks = ranks
-        self.is_applied = False
-        self._rows: list[Tensor] = []
-        self._products: Tensor | None = None
-        self._num_rows = 0
-        self._in_span = True
-        self._graph_task = -1
+        self._watched: list[Tensor] = []
+        self._handles: list[Any] = []
+        # Replicas of `torch.nn.DataParallel` share it, each in a thread of its own.
+        self._lock = threading.RLock()
+        self._backwards: dict[int, _Backward] = {}
+        self._forget()
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         # A copy of the layer is in no with block: it gets None.
@@ -76,17 +116,43 @@ class Accumulator:
         """Entries of a row. From the shape: a sharded weight must not be gathered."""
         return math.prod(self.parameter.shape[1:])
 
+    def close(self) -> None:
+        """Leave the weight alone from now on."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._watched.clear()
+
     def reset(self) -> None:
-        """Forget everything, as the gradient has been."""
-        self.is_applied = False
-        self._rows = []
-        self._products = None
+        """Forget everything, as the gradient has been zeroed.
+
+        Raises:
+            RuntimeError: if it has been stepped with meanwhile.
+        """
+        was_stepped_with = self._is_stepped_with()
+        self._forget()
+        self._is_zeroed = True
+        if was_stepped_with:
+            raise RuntimeError(_STEPPED)
+
+    def _forget(self) -> None:
+        self._is_open = False  # whether anything has landed
+        self._is_applied = False
+        self._is_zeroed = False
+        self._is_local = False
+        self._version = -1  # of the weight, when the first gradient landed
+        self._rows: list[Tensor] = []
+        self._products: Tensor | None = None
         self._num_rows = 0
         self._in_span = True
+        self._others: list[Tensor] = []
+        self._landed: Tensor | None = None  # weight.grad then, if there are others
+        self._was_looked_at = False
+        self._known_grad: tuple[Tensor | None, int] | None = None
 
     @outside_graphs
     def observe(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
-        """Pass the weight on; when its gradient comes back, count the input's rows.
+        """Pass the weight on; when its gradient has landed, count the input's rows.
 
         Args:
             weight: of the layer.
@@ -99,32 +165,173 @@ class Accumulator:
         Raises:
             RuntimeError: where the sums would be wrong.
         """
-        self._refuse_what_would_be_wrong()
+        self._refuse_what_would_be_wrong(weight)
         num_rows = rows.count_rows(x, geometry)
         is_few = num_rows < self.num_entries
         take = rows.extract_rows if is_few else sum_products
         with torch.no_grad(), full_precision(x):
             seen = take(x.detach(), geometry)
+        with self._lock:
+            self._drop_looks()
+            self._watch(weight if weight.is_leaf else self.parameter)
         # Only a second differentiation through the input gives the weight gradient
         # parts that are not combinations of the rows.
-        add = partial(self.add, num_rows=num_rows, in_span=not x.requires_grad)
-        return _Observe.apply(weight, seen, add)  # pyright: ignore[reportReturnType]
+        arrive = partial(
+            self._arrive,
+            num_rows=num_rows,
+            in_span=not x.requires_grad,
+            is_local=self._stays_local(),
+        )
+        return _Observe.apply(weight, seen, arrive)  # pyright: ignore[reportReturnType]
 
-    def add(self, seen: Tensor, num_rows: int, in_span: bool) -> None:
-        """Count rows whose gradient has come back.
+    @torch.no_grad()
+    def precondition(self, lam: Lam) -> None:
+        r"""Apply the inverse to the layer's own part of the gradient, once.
+
+        Every rank must make this call, also one that has seen nothing.
 
         Args:
-            seen: the rows, or the sum of their products if they are many.
-            num_rows: how many.
-            in_span: whether the gradient is a combination of them.
+            lam: :math:`\lambda`.
 
         Raises:
-            RuntimeError: if the gradient of the last step has not been zeroed.
+            RuntimeError: if what was counted is not what is in the gradient.
         """
+        if self._is_applied:
+            return
+        self._drop_looks()
+        self._refuse_gradients_by_hand()
+        has_others = any(bool(other.any()) for other in self._others)
+        counts: list[list[int]] = []
+        num_rows = self._num_rows
+        for group in self.ranks:
+            numbers = [num_rows, int(has_others)]
+            gathered = gather_counts(numbers, group, self.parameter.device)
+            counts.append([number for number, _ in gathered])
+            num_rows = sum(counts[-1])
+            has_others = any(flag for _, flag in gathered)
+        grad = self.parameter.grad
+        others = self._present_others() if has_others else None
+        factor = self._factor(lam, num_rows, counts)
+        if factor is not None and grad is not None:
+            if others is not None:
+                grad.sub_(others)
+            apply_to_rows(grad, factor)
+            if others is not None:
+                grad.add_(others)
+        self._is_applied = True
+
+    def leave(self, lam: Lam) -> None:
+        r"""Precondition what is left when the block ends.
+
+        Does not wait for ranks that may have nothing left.
+
+        Args:
+            lam: :math:`\lambda`.
+
+        Raises:
+            RuntimeError: if what was counted is not what is in the gradient.
+        """
+        if self._is_stepped_with():
+            raise RuntimeError(_STEPPED)
+        if self.parameter.grad is None or self._is_applied:
+            return
+        if not self._is_local:
+            self.precondition(lam)
+            return
+        msg = (
+            "a trainact.deferred block was left in the middle of an accumulation whose "
+            "gradients are not yet averaged over the ranks: weight.grad keeps this "
+            "rank's ordinary gradient. Finish it with a synchronised backward, or call "
+            "precondition() on every rank before the block ends"
+        )
+        warnings.warn(msg, stacklevel=3)
+
+    def _stays_local(self) -> bool:
+        """Whether other ranks need not have a gradient when this one has."""
+        return (
+            bool(self.ranks) and not is_sharded(self.parameter) and not ddp_averages()
+        )
+
+    def _watch(self, leaf: Tensor) -> None:
+        """Follow what arrives at a weight: FSDP2 computes with one of its own."""
+        if any(leaf is watched for watched in self._watched):
+            return
+        self._watched.append(leaf)
+        self._handles += [
+            # First, so that other hooks see the gradient and not the zeros.
+            register_first_hook(leaf, self._complete),
+            leaf.register_post_accumulate_grad_hook(self._land),
+        ]
+
+    def _arrive(
+        self, grad: Tensor, seen: Tensor, num_rows: int, in_span: bool, is_local: bool
+    ) -> Tensor | None:
+        """Take a call's gradient; returns what is passed to the weight instead."""
+        with self._lock:
+            backward = self._backward()
+            backward.rows.append((seen, num_rows, in_span))
+            backward.is_local = is_local
+            if backward.own is not None:
+                backward.own = backward.own + grad
+                return None
+            backward.own, backward.zero = grad, torch.zeros_like(grad)
+            return backward.zero
+
+    def _complete(self, total: Tensor) -> Tensor:
+        """Hook of the weight: put the layer's own gradient to what others sent."""
+        with self._lock:
+            backward = self._backward()
+            backward.begins = (
+                not self._is_open or self._is_applied or self._grad_is_missing()
+            )
+            grad = self.parameter.grad
+            if backward.begins and grad is not None and not self._is_zeroed:
+                backward.others.append(grad.detach().clone())
+            if backward.own is None:
+                backward.others.append(total.detach())
+                return total
+            if total is backward.zero:
+                return backward.own
+            backward.others.append(total.detach())
+            return backward.own.to(total.device) + total
+
+    def _land(self, leaf: Tensor) -> None:
+        """Hook of the weight: the gradient is in ``weight.grad``, so its rows count."""
+        with self._lock:
+            backward = self._backwards.pop(backward_task())
+            was_stepped_with = self._is_stepped_with()
+            if backward.begins:
+                self._forget()
+                self._version = backward.version
+            self._is_open, self._is_zeroed = True, False
+            self._is_local = backward.is_local
+            if was_stepped_with or self._is_stepped_with():
+                raise RuntimeError(_STEPPED)
+            self._others += backward.others
+            for seen, num_rows, in_span in backward.rows:
+                self._count(seen, num_rows, in_span)
+            self._known_grad = self._grad_now()
+            if self._others:
+                self._landed = cast("Tensor", leaf.grad).detach().clone()
+
+    def _backward(self) -> _Backward:
         task = backward_task()
-        if task != self._graph_task:
-            self._start()
-        self._graph_task = task
+        if task not in self._backwards:
+            self._refuse_gradients_by_hand()
+            if self._known_grad is None:
+                self._known_grad = self._grad_now()
+            self._backwards[task] = _Backward(self.parameter._version)
+        return self._backwards[task]
+
+    def _drop_looks(self) -> None:
+        """What never landed was asked for with `torch.autograd.grad`."""
+        if backward_task() != -1:
+            return
+        self._was_looked_at |= any(b.rows for b in self._backwards.values())
+        self._backwards.clear()
+
+    def _count(self, seen: Tensor, num_rows: int, in_span: bool) -> None:
+        """Add rows, or the sum of their products if they are many."""
         self._num_rows += num_rows
         self._in_span &= in_span
         if num_rows < self.num_entries:
@@ -134,25 +341,55 @@ class Accumulator:
         if self._num_rows >= self.num_entries:
             self._multiply_rows()
 
-    @torch.no_grad()
-    def factor(self, lam: Lam) -> Factor | None:
-        r"""Factorise what has been seen, on all ranks that belong together.
+    def _grad_now(self) -> tuple[Tensor | None, int]:
+        grad = self.parameter.grad
+        return grad, -1 if grad is None else grad._version
 
-        Every rank must make this call, also one that has seen nothing.
+    def _is_stepped_with(self) -> bool:
+        is_waiting = self._is_open and not self._is_applied
+        return is_waiting and self.parameter._version != self._version
 
-        Args:
-            lam: :math:`\lambda`.
+    def _refuse_gradients_by_hand(self) -> None:
+        # Over ranks the gradient is rewritten by whatever averages it.
+        if not self._was_looked_at or self.ranks or self._known_grad is None:
+            return
+        known, version = self._known_grad
+        grad, version_now = self._grad_now()
+        if grad is not known or version_now != version:
+            msg = (
+                "inside trainact.deferred a gradient was taken with "
+                "torch.autograd.grad, and weight.grad was written to since: whether "
+                "that gradient is in it cannot be told. Accumulate with backward(), or "
+                "call precondition() of the block before weight.grad is changed"
+            )
+            raise RuntimeError(msg)
 
-        Returns:
-            The factor, or None if nothing was seen.
-        """
-        if self._num_rows == 0 and not self.ranks:
-            return None
-        total, counts = self._num_rows, []
+    def _present_others(self) -> Tensor:
+        """What others sent, averaged over ranks and rescaled as the gradient was."""
+        grad = self.parameter.grad
+        if grad is None or is_sharded(grad):
+            raise RuntimeError(_INSEPARABLE)
+        zero = torch.zeros_like(grad)
+        others = sum(self._others, zero)
+        landed = zero if self._landed is None else self._landed
         for group in self.ranks:
-            counts.append(gather_counts(total, group, self.parameter.device))
-            total = sum(counts[-1])
-        if total >= self.num_entries:
+            both = torch.stack([others, landed])
+            dist.all_reduce(both, group=group.group)
+            others, landed = both / dist.get_world_size(group.group)
+        wide, now = landed.double(), grad.double()
+        scale = (wide * now).sum() / wide.square().sum()
+        error = (now - scale * wide).abs().max()
+        if error > _ROUNDING * torch.finfo(grad.dtype).eps * now.abs().max():
+            raise RuntimeError(_INSEPARABLE)
+        return others * scale.to(others.dtype)
+
+    def _factor(
+        self, lam: Lam, num_rows: int, counts: list[list[int]]
+    ) -> Factor | None:
+        """Factorise the rows of all ranks; None if there are none to speak of."""
+        if num_rows == 0 and not self.ranks:
+            return None
+        if num_rows >= self.num_entries:
             return self._factor_of_sums(lam)
         dtype = statistics_dtype(self.parameter)
         rows_GNP = torch.cat([self._zeros(0), *self._rows], dim=1).to(dtype)
@@ -196,24 +433,9 @@ class Accumulator:
         is_plain = type(self.parameter.data) is Tensor
         return is_plain and self.parameter.grad is None
 
-    def _start(self) -> None:
-        """Begin a backward; refuse to mix a new accumulation with the last one."""
-        # The sums follow weight.grad: where that starts anew, so do they. Within one
-        # backward it may still be missing while other calls' rows have been counted.
-        if self._grad_is_missing():
-            self.reset()
-        if not self.is_applied:
-            return
-        if self.parameter.grad is not None:
-            msg = (
-                "the gradient of the last step is still there and has been "
-                "preconditioned already: call optimizer.zero_grad() before each "
-                "backward that starts a new batch inside trainact.deferred"
-            )
-            raise RuntimeError(msg)
-        self.reset()
-
-    def _refuse_what_would_be_wrong(self) -> None:
+    def _refuse_what_would_be_wrong(self, weight: Tensor) -> None:
+        if self._is_stepped_with():
+            raise RuntimeError(_STEPPED)
         if in_transform():
             msg = (
                 "trainact.deferred preconditions weight.grad at the optimizer's step; "
@@ -227,22 +449,49 @@ class Accumulator:
                 "would drift apart: pass the DistributedDataParallel model"
             )
             raise RuntimeError(msg)
+        is_replica = type(weight.grad_fn).__name__ == "BroadcastBackward"
+        is_unsharded = is_sharded(self.parameter) and weight.is_leaf
+        if weight is not self.parameter and not is_replica and not is_unsharded:
+            msg = (
+                "trainact.deferred preconditions the gradient of the weight that the "
+                "optimizer holds, but the layer was called with another tensor in its "
+                "place (as torch.func.functional_call does): leave the with block"
+            )
+            raise RuntimeError(msg)
+
+
+_STEPPED = (
+    "the weight of a layer was changed before its accumulated gradient was "
+    "preconditioned: something stepped with the ordinary gradient that is not an "
+    "optimizer's step() (SAM's first step, say), or is one whose hooks never run. Call "
+    "precondition() on the object of the trainact.deferred block before that"
+)
+_INSEPARABLE = (
+    "inside trainact.deferred, weight.grad holds gradients that did not come through "
+    "the layer's calls in this accumulation (a penalty on the weight in the loss, or "
+    "what it held before), and it was changed since by more than averaging over ranks "
+    "and rescaling, or is sharded, so that they cannot be told apart: zero the "
+    "gradients first, put a penalty into the optimizer's weight_decay, or call "
+    "precondition() before the gradient is changed"
+)
 
 
 class _Observe(torch.autograd.Function):
-    """Identity in both directions; the backward counts the rows."""
+    """Identity forward; the backward hands the gradient over."""
 
     # Without a setup_context, as in `trainact.precondition`: transforms are refused.
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, seen: Tensor, add: Callable[[Tensor], None]
+        ctx: Any,
+        weight: Tensor,
+        seen: Tensor,
+        arrive: Callable[[Tensor, Tensor], Tensor | None],
     ) -> Tensor:
-        ctx.add = add
+        ctx.arrive = arrive
         ctx.save_for_backward(seen)
         return weight.view_as(weight)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (seen,) = ctx.saved_tensors
-        ctx.add(seen)
-        return grad_outputs[0], None, None
+        return ctx.arrive(grad_outputs[0], seen), None, None

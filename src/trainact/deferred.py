@@ -3,24 +3,25 @@
 By default every micro-batch is preconditioned with its own statistics, as in the
 paper's code, and the sum of G_k P_k is not the whole batch's gradient times its P.
 Inside `deferred` the ordinary gradients add up in ``weight.grad`` and the products of
-the rows beside them; (A + λI)⁻¹ is applied once, before the optimizer's step.
+the rows beside them; (A + λI)⁻¹ is applied once, before the optimizer's step. What that
+guards against is in `trainact.accumulate`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trainact.accumulate import Accumulator
 from trainact.layers import TrActLayer
-from trainact.sharded import apply_to_rows
 from trainact.sync import Group
 from trainact.wrap import tract_layers
 
@@ -33,8 +34,14 @@ class deferred:  # noqa: N801
     :math:`(\sum_i G_i) (\sum_i X_i^\top X_i / \sum_i b_i + \lambda I)^{-1}`.
 
     The order of a step is: unscale, precondition, clip, step. Preconditioning happens
-    at ``optimizer.step()`` by itself; to clip the norm of what is stepped with, call
-    `precondition` on the object of the with block first.
+    by itself at the ``step()`` of any optimizer that holds the weight, also inside a
+    wrapper (Lookahead, ZeRO). To clip the norm of what is stepped with, call
+    `precondition` on the object of the with block first; so, too, before something that
+    uses gradients without a ``step()``, as SAM's first step does.
+
+    What did not come through the layer's calls (the gradient of a penalty on the
+    weight, or what ``weight.grad`` held before) stays as it is; where ranks or a
+    rescaling have mixed both, an error says so.
 
     Args:
         model: with layers under TrAct. Under `DistributedDataParallel` or
@@ -65,30 +72,35 @@ class deferred:  # noqa: N801
         self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer]
     ) -> None:
         is_one = isinstance(optimizer, Optimizer)
-        several = (optimizer,) if is_one else tuple(optimizer)
-        self._optimizers = tuple(_unwrap(one) for one in several)
+        given = (optimizer,) if is_one else tuple(optimizer)
+        # Accelerate's and Lightning's wrappers hold the optimizer that is zeroed, too.
+        inner = (getattr(one, "optimizer", None) for one in given)
+        self._optimizers = (*given, *(o for o in inner if isinstance(o, Optimizer)))
         self._layers = list(tract_layers(model).items())
         if not self._layers:
             msg = "no layer of this model is under TrAct: call trainact.apply first"
             raise ValueError(msg)
         _refuse_fsdp1(model)
         self._model = model
-        self._owners: list[tuple[TrActLayer, Accumulator, Optimizer]] = []
-        self._undo: list[Callable[[], Any]] = []
+        self._accumulators: list[tuple[TrActLayer, Accumulator]] = []
+        self._undo = ExitStack()
 
     def __enter__(self) -> deferred:
         _refuse_estimates(self._layers)
-        owners: list[tuple[TrActLayer, Accumulator, Optimizer]] = []
+        accumulators: list[tuple[TrActLayer, Accumulator]] = []
         for name, layer in self._layers:
-            owners.append((layer, *self._own(name, layer, owners)))
-        self._owners = owners
-        for layer, accumulator, _ in self._owners:
-            layer.accumulator = accumulator
-        for optimizer in self._optimizers:
-            self._undo.append(
-                optimizer.register_step_pre_hook(self._before_step).remove
-            )
-            self._undo.append(_also_on_zero_grad(optimizer, self._reset))
+            accumulators.append((layer, self._own(name, layer, accumulators)))
+        self._accumulators = accumulators
+        with ExitStack() as undo:
+            for layer, accumulator in accumulators:
+                layer.accumulator = accumulator
+                undo.callback(setattr, layer, "accumulator", None)
+                undo.callback(accumulator.close)
+            # Of all optimizers: the one that steps may be inside the given one.
+            undo.callback(register_optimizer_step_pre_hook(self._before_step).remove)
+            for optimizer in self._optimizers:
+                undo.callback(_also_on_zero_grad(optimizer, self._reset))
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(
@@ -97,69 +109,55 @@ class deferred:  # noqa: N801
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            if error is None:
-                self._precondition_what_is_left()
-        finally:
-            for undo in self._undo:
-                undo()
-            self._undo.clear()
-            for layer, _, _ in self._owners:
-                layer.accumulator = None
-            self._owners = []
+        with self._undo:
+            # After the block every gradient is as TrAct leaves it.
+            for layer, accumulator in self._accumulators if error is None else ():
+                accumulator.leave(layer.damping)
 
     def precondition(self) -> None:
         """Apply the inverse to the accumulated gradients now, before the step.
 
         For clipping, after ``scaler.unscale_`` if there is a GradScaler. At the step
-        nothing more is done.
+        nothing more is done. Every rank must make this call.
+
+        Raises:
+            RuntimeError: if ``weight.grad`` is not what was counted.
         """
-        for optimizer in self._optimizers:
-            self._precondition(optimizer)
+        _precondition(self._accumulators)
 
-    def _precondition_what_is_left(self) -> None:
-        """After the block every gradient is as TrAct leaves it."""
-        for _, accumulator, optimizer in self._owners:
-            if accumulator.parameter.grad is not None:
-                self._precondition(optimizer)
-
-    @torch.no_grad()
-    def _precondition(self, optimizer: Optimizer) -> None:
-        for layer, accumulator, owner in self._owners:
-            if owner is not optimizer or accumulator.is_applied:
-                continue
-            factor = accumulator.factor(layer.damping)
-            grad = accumulator.parameter.grad
-            if factor is not None and grad is not None:
-                apply_to_rows(grad, factor)
-            accumulator.is_applied = True
+    def _of(self, optimizer: Optimizer) -> list[tuple[TrActLayer, Accumulator]]:
+        """Layers whose weights an optimizer holds."""
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return [pair for pair in self._accumulators if id(pair[1].parameter) in held]
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        own = self._of(optimizer)
+        if not own:
+            return None
+        _precondition(own)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
-            self._precondition(optimizer)
             return None
 
         def then_precondition() -> Any:
             loss = closure()
-            self._precondition(optimizer)
+            _precondition(own)
             return loss
 
         return args[:1], {**kwargs, "closure": then_precondition}
 
     def _reset(self, optimizer: Optimizer) -> None:
-        for _, accumulator, owner in self._owners:
-            if owner is optimizer:
-                accumulator.reset()
+        for _, accumulator in self._of(optimizer):
+            accumulator.reset()
 
     def _own(
         self,
         name: str,
         layer: TrActLayer,
-        owners: list[tuple[TrActLayer, Accumulator, Optimizer]],
-    ) -> tuple[Accumulator, Optimizer]:
+        others: list[tuple[TrActLayer, Accumulator]],
+    ) -> Accumulator:
         if layer.accumulator is not None:
             msg = f"layer {name!r} is in a trainact.deferred block already"
             raise ValueError(msg)
@@ -171,20 +169,24 @@ class deferred:  # noqa: N801
                 "it to precondition at the step. Accumulate without trainact.deferred"
             )
             raise ValueError(msg)
-        for _, accumulator, optimizer in owners:
+        for _, accumulator in others:
             if accumulator.parameter is weight:  # tied: one gradient, one factor
-                return accumulator, optimizer
+                return accumulator
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 if any(parameter is weight for parameter in group["params"]):
                     num_groups = getattr(layer, "groups", 1)
-                    ranks = _ranks(self._model, layer)
-                    return Accumulator(weight, num_groups, ranks), optimizer
+                    return Accumulator(weight, num_groups, _ranks(self._model, layer))
         msg = (
             f"the weight of layer {name!r} is not in the given optimizer: pass the one "
             "that trains it (several as a list), and enter the block before the forward"
         )
         raise ValueError(msg)
+
+
+def _precondition(accumulators: list[tuple[TrActLayer, Accumulator]]) -> None:
+    for layer, accumulator in accumulators:
+        accumulator.precondition(layer.damping)
 
 
 def _refuse_estimates(layers: list[tuple[str, TrActLayer]]) -> None:
@@ -210,12 +212,6 @@ def _refuse_fsdp1(model: nn.Module) -> None:
             "each micro-batch have its own statistics"
         )
         raise ValueError(msg)
-
-
-def _unwrap(optimizer: Optimizer) -> Optimizer:
-    """Accelerate's and Lightning's wrappers step the optimizer that they hold."""
-    inner = getattr(optimizer, "optimizer", None)
-    return _unwrap(inner) if isinstance(inner, Optimizer) else optimizer
 
 
 def _ranks(model: nn.Module, layer: TrActLayer) -> list[Group]:

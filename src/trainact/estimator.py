@@ -30,11 +30,10 @@ from trainact.estimate import Estimate
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
 from trainact.later import precondition_later
-from trainact.precision import full_precision, statistics_dtype
+from trainact.precision import statistics_dtype
 from trainact.statistics import sum_products
 from trainact.sync import Group, join_sums, refuse_what_cannot_work, split_sums
 from trainact.torch_internals import in_transform, outside_graphs
-
 
 # Replicas of `torch.nn.DataParallel` share an estimator and run in threads.
 _LOCK = threading.Lock()
@@ -134,7 +133,7 @@ class Estimator:
             dist.all_reduce(fresh, group=ranks.group)
         before = torch.zeros_like(fresh)
         if isinstance(self._latest, _Sums):
-            before = self._latest._running
+            before = self._latest.running
         is_sound = fresh.isfinite().all() & (fresh[-1] > 0)
         running = torch.where(is_sound, decay * before + fresh, before)
         return _Sums(running, products_GPP.shape, statistics_dtype(x))
@@ -173,6 +172,11 @@ class _Sums(_Statistics):
         self._running = running
         self._shape = shape
         self._dtype = dtype
+
+    @property
+    def running(self) -> Tensor:
+        """What the next refresh adds to."""
+        return self._running
 
     def factorise(self, lam: Lam) -> Factor:
         gram_GPP = split_sums(self._running, self._shape)

@@ -13,9 +13,9 @@ Two ways to write that down, equal in exact arithmetic:
    overflows, and what is not finite in it (0 times a P of NaN, where the input holds
    one) is set to zero: the value is W. One more multiplication, in the forward. Used
    under `torch.compile` and `torch.func`, where a function's backward may be dropped
-   without a word (pytorch/pytorch#193279, seen on torch 2.8 and 2.13) or has no batching
-   rule, and in forward-mode differentiation, where a tangent T of W becomes T P, so that
-   ``jvp`` and ``vjp`` stay adjoint.
+   without a word (pytorch/pytorch#193279, seen on torch 2.8 and 2.13) or has no
+   batching rule; and in forward-mode differentiation, where a tangent T of W becomes
+   T P, so that ``jvp`` and ``vjp`` stay adjoint.
 """
 
 from __future__ import annotations

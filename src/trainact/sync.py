@@ -158,28 +158,31 @@ def _factor_of_sums(
 def _factor_of_rows(
     x: Tensor, geometry: Geometry | None, lam: Lam, group: Group, in_span: bool
 ) -> Factor:
-    counts = gather_counts(rows.count_rows(x, geometry), group, x.device)
+    gathered = gather_counts([rows.count_rows(x, geometry)], group, x.device)
+    counts = [count for (count,) in gathered]
     if sum(counts) >= rows.count_entries(x, geometry):
         return _factor_of_sums(x, geometry, lam, group, in_span)
     rows_GNP = gather_rows(rows.extract_rows(x, geometry), counts, group)
     return factorise_rows(rows_GNP, lam, in_span)
 
 
-def gather_counts(num_rows: int, group: Group, device: torch.device) -> list[int]:
-    """Tell all ranks how many rows each has. Waits for them.
+def gather_counts(
+    numbers: list[int], group: Group, device: torch.device
+) -> list[list[int]]:
+    """Tell all ranks some numbers, such as how many rows each has. Waits for them.
 
     Args:
-        num_rows: this rank's.
+        numbers: this rank's.
         group: to tell.
         device: that the group's backend works on.
 
     Returns:
         Theirs, in the order of the ranks.
     """
-    count = torch.tensor([num_rows], device=device)
-    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size(group.group))]
-    dist.all_gather(counts, count, group=group.group)
-    return [int(c) for c in counts]
+    own = torch.tensor(numbers, device=device)
+    parts = [torch.zeros_like(own) for _ in range(dist.get_world_size(group.group))]
+    dist.all_gather(parts, own, group=group.group)
+    return [part.tolist() for part in parts]
 
 
 def gather_rows(rows_GNP: Tensor, counts: list[int], group: Group) -> Tensor:

@@ -80,6 +80,23 @@ def backward_task() -> int:
     return torch._C._current_graph_task_id()
 
 
+def register_first_hook(leaf: Tensor, hook: Callable[[Tensor], Tensor]) -> Any:
+    """`torch.Tensor.register_hook`, to be called before the hooks that are there.
+
+    Args:
+        leaf: a tensor that is a leaf.
+        hook: given its gradient, returns the one to use.
+
+    Returns:
+        The handle, to remove it.
+    """
+    handle = leaf.register_hook(hook)
+    hooks: Any = leaf._backward_hooks
+    for key in [key for key in hooks if key != handle.id]:
+        hooks[key] = hooks.pop(key)  # C++ goes by the order of insertion
+    return handle
+
+
 def in_ddp_forward() -> bool:
     """Whether a `DistributedDataParallel` model is in its forward.
 
@@ -87,6 +104,16 @@ def in_ddp_forward() -> bool:
         True inside it.
     """
     return DistributedDataParallel._active_ddp_module is not None
+
+
+def ddp_averages() -> bool:
+    """Whether that model will average the gradients of this forward.
+
+    Returns:
+        False outside of it and inside ``no_sync``.
+    """
+    active = DistributedDataParallel._active_ddp_module
+    return active is not None and active.require_backward_grad_sync
 
 
 def in_ddp_join() -> bool:

@@ -147,7 +147,8 @@ def remove(model: ModelT) -> ModelT:
         The same object, with the same Parameters; a model without TrAct is left alone.
 
     Raises:
-        ValueError: if a layer's class was changed since. Nothing has been changed then.
+        ValueError: if a layer's class was changed since, or a layer is inside
+            `trainact.deferred`. Nothing has been changed then.
 
     Examples:
         >>> import torch, trainact
@@ -161,6 +162,9 @@ def remove(model: ModelT) -> ModelT:
                 f"layer {name!r} is a {type(module).__name__}, which something made of "
                 "the TrAct layer (as fully_shard does): undo that first"
             )
+            raise ValueError(msg)
+        if module.accumulator is not None:
+            msg = f"layer {name!r} is inside trainact.deferred: leave that block first"
             raise ValueError(msg)
     for module in layers.values():
         module.__class__ = plain_class(module)  # pyright: ignore[reportAttributeAccessIssue]

@@ -91,7 +91,7 @@ def test_ensemble(pair) -> None:
 
 @pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")
 def test_jvp_and_vjp_are_transposes(pair) -> None:
-    """A tangent T of the weight becomes T P, in each of the three ways to ask for it."""
+    """A tangent T of the weight becomes T P, in all three ways to ask for it."""
     layer, _, x = pair
 
     def call(weight):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -122,6 +123,30 @@ def nobody_has_a_row(kind: str) -> Tensor:
 def test_an_empty_batch_on_all_ranks_trains_nothing(kind: str) -> None:
     for grad in run(2, nobody_has_a_row, kind):
         assert torch.equal(grad, torch.zeros_like(grad))
+
+
+def with_an_extra_forward(kind: str) -> Tensor:
+    """Rank 0 runs the model once more in each step, for a logger."""
+    model = problems.make_model(kind, torch.float64, sync=True)
+    x, y = (
+        problems.shard(t, SIZES)
+        for t in problems.make_batch(kind, torch.float64, SIZES)
+    )
+    for _ in range(3):
+        if dist.get_rank() == 0:
+            model(10 * x)
+        model.zero_grad()
+        problems.loss_of(model, x, y, sum(SIZES)).backward()
+    return model[0].weight.grad
+
+
+@pytest.mark.parametrize("kind", ["conv", "wide linear, few rows"])
+def test_a_forward_that_only_one_rank_runs_takes_no_part(kind: str) -> None:
+    model = problems.make_model(kind, torch.float64)
+    x, y = problems.make_batch(kind, torch.float64, SIZES)
+    problems.loss_of(model, x, y, sum(SIZES)).backward()
+    total = sum(run(2, with_an_extra_forward, kind))
+    assert relative_error(total, model[0].weight.grad) < ORACLE_RTOL
 
 
 def silent_passes() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 
 import pytest
@@ -114,6 +115,65 @@ def test_a_rank_that_never_ran_the_layer_takes_part_in_the_sum() -> None:
     model(x).sum().backward()
     for grad in run(2, layer_on_one_rank):
         assert relative_error(grad, model[0].weight.grad) < ORACLE_RTOL
+
+
+def with_a_penalty() -> Tensor:
+    model = problems.make_model("conv", torch.float64)
+    x, y = problems.make_batch("conv", torch.float64, [9, 3])
+    wrapped = DistributedDataParallel(model)
+    with trainact.deferred(wrapped, problems.sgd(model)):
+        for k, (part_x, part_y) in enumerate(parts([9, 3], x, y)):
+            with nullcontext() if k + 1 == MICRO_BATCHES else wrapped.no_sync():
+                loss = problems.loss_of(wrapped, part_x, part_y, len(x)) * 2
+                (loss + model[0].weight.pow(4).sum()).backward()
+    return model[0].weight.grad
+
+
+def test_a_penalty_is_not_preconditioned() -> None:
+    model = problems.make_model("conv", torch.float64)
+    x, y = problems.make_batch("conv", torch.float64, [9, 3])
+    problems.loss_of(model, x, y, len(x)).backward()
+    weight = model[0].weight
+    truth = weight.grad + MICRO_BATCHES * 4 * weight.detach().pow(3)
+    for grad in run(2, with_a_penalty):
+        assert relative_error(grad, truth) < ORACLE_RTOL
+
+
+def left_in_the_middle() -> tuple[list[str], bool]:
+    """Rank 0 leaves the block with rows of its own, rank 1 with nothing."""
+    model = problems.make_model("conv", torch.float64)
+    x, _ = problems.make_batch("conv", torch.float64, [6])
+    wrapped = DistributedDataParallel(model)
+    optimizer = problems.sgd(model)
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        trainact.deferred(wrapped, optimizer),
+    ):
+        warnings.simplefilter("always")
+        for _ in range(2):  # DDP exchanges its buckets once more in the second forward
+            wrapped(x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with wrapped.no_sync():
+            if dist.get_rank() == 0:
+                wrapped(x).sum().backward()
+    trainact.remove(model)
+    messages = [str(warning.message) for warning in caught]
+    if dist.get_rank() == 1:
+        return messages, model[0].weight.grad is None
+    left = model[0].weight.grad.clone()
+    model.zero_grad()
+    model(x).sum().backward()
+    return messages, torch.equal(left, model[0].weight.grad)
+
+
+def test_a_window_that_one_rank_began_is_left_with_a_warning() -> None:
+    (first, is_ordinary), (second, has_none) = run(2, left_in_the_middle)
+    assert len(first) == 1
+    assert "precondition() on every rank" in first[0]
+    assert not second
+    assert is_ordinary
+    assert has_none
 
 
 def bare_model() -> str:
