@@ -327,6 +327,19 @@ def test_an_optimizer_inside_another(wrapper: str) -> None:
     assert worst(train_wrapped(UNEQUAL, defers=True), truth) < ORACLE_RTOL
 
 
+def test_a_closure_that_brings_the_last_micro_batch() -> None:
+    """As Lightning's: those before it have been accumulated already."""
+    model, optimizer, x, y = setting("conv")
+
+    def closure() -> None:
+        problems.loss_of(model, x[8:], y[8:], len(x)).backward()
+
+    with trainact.deferred(model, optimizer):
+        problems.loss_of(model, x[:8], y[:8], len(x)).backward()
+        optimizer.step(closure)
+    assert relative_error(model[0].weight.grad, whole_gradient()) < ORACLE_RTOL
+
+
 def sam_s_first_step(optimizer: torch.optim.Optimizer) -> None:
     Sam(optimizer).first_step()
 
@@ -466,6 +479,8 @@ def test_a_dropped_window_leaves_nothing_behind(kind: str) -> None:
     with trainact.deferred(model, optimizer) as step:
         backward(model, torch.full_like(x, torch.inf), y, EQUAL)
         model.zero_grad()
+        backward(model, 5 * x, y, EQUAL)
+        model.zero_grad(set_to_none=False)
         backward(model, 3 * x, y, EQUAL)
         for parameter in model.parameters():
             parameter.grad = None

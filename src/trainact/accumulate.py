@@ -200,6 +200,7 @@ class Accumulator:
             return
         self._drop_looks()
         self._refuse_gradients_by_hand()
+        self._is_applied = True
         has_others = any(bool(other.any()) for other in self._others)
         counts: list[list[int]] = []
         num_rows = self._num_rows
@@ -209,16 +210,18 @@ class Accumulator:
             counts.append([number for number, _ in gathered])
             num_rows = sum(counts[-1])
             has_others = any(flag for _, flag in gathered)
-        grad = self.parameter.grad
+        if num_rows == 0 and not self.ranks:
+            return
         others = self._present_others() if has_others else None
         factor = self._factor(lam, num_rows, counts)
-        if factor is not None and grad is not None:
-            if others is not None:
-                grad.sub_(others)
-            apply_to_rows(grad, factor)
-            if others is not None:
-                grad.add_(others)
-        self._is_applied = True
+        grad = self.parameter.grad
+        if grad is None:
+            return
+        if others is not None:
+            grad.sub_(others)
+        apply_to_rows(grad, factor)
+        if others is not None:
+            grad.add_(others)
 
     def leave(self, lam: Lam) -> None:
         r"""Precondition what is left when the block ends.
@@ -282,7 +285,7 @@ class Accumulator:
         with self._lock:
             backward = self._backward()
             backward.begins = (
-                not self._is_open or self._is_applied or self._grad_is_missing()
+                not self._is_open or self._is_applied or self._is_dropped()
             )
             grad = self.parameter.grad
             if backward.begins and grad is not None and not self._is_zeroed:
@@ -345,17 +348,19 @@ class Accumulator:
         grad = self.parameter.grad
         return grad, -1 if grad is None else grad._version
 
+    def _is_grad_rewritten(self) -> bool:
+        """Whether somebody else has written to ``weight.grad``, as far as it shows."""
+        grad, version = self._grad_now()
+        known = self._known_grad or (grad, version)
+        return grad is not known[0] or version != known[1]
+
     def _is_stepped_with(self) -> bool:
         is_waiting = self._is_open and not self._is_applied
         return is_waiting and self.parameter._version != self._version
 
     def _refuse_gradients_by_hand(self) -> None:
         # Over ranks the gradient is rewritten by whatever averages it.
-        if not self._was_looked_at or self.ranks or self._known_grad is None:
-            return
-        known, version = self._known_grad
-        grad, version_now = self._grad_now()
-        if grad is not known or version_now != version:
+        if self._was_looked_at and not self.ranks and self._is_grad_rewritten():
             msg = (
                 "inside trainact.deferred a gradient was taken with "
                 "torch.autograd.grad, and weight.grad was written to since: whether "
@@ -377,18 +382,15 @@ class Accumulator:
             dist.all_reduce(both, group=group.group)
             others, landed = both / dist.get_world_size(group.group)
         wide, now = landed.double(), grad.double()
-        scale = (wide * now).sum() / wide.square().sum()
+        size = wide.square().sum()
+        scale = torch.where(size > 0, (wide * now).sum() / size, 1.0)
         error = (now - scale * wide).abs().max()
         if error > _ROUNDING * torch.finfo(grad.dtype).eps * now.abs().max():
             raise RuntimeError(_INSEPARABLE)
         return others * scale.to(others.dtype)
 
-    def _factor(
-        self, lam: Lam, num_rows: int, counts: list[list[int]]
-    ) -> Factor | None:
-        """Factorise the rows of all ranks; None if there are none to speak of."""
-        if num_rows == 0 and not self.ranks:
-            return None
+    def _factor(self, lam: Lam, num_rows: int, counts: list[list[int]]) -> Factor:
+        """Factorise the rows of all ranks."""
         if num_rows >= self.num_entries:
             return self._factor_of_sums(lam)
         dtype = statistics_dtype(self.parameter)
@@ -427,11 +429,15 @@ class Accumulator:
         dtype = accumulation_dtype(self.parameter)
         return torch.zeros(shape, dtype=dtype, device=self.parameter.device)
 
-    def _grad_is_missing(self) -> bool:
-        # FSDP2 keeps a gradient that it has not yet scattered to itself, so a missing
-        # one says nothing there.
-        is_plain = type(self.parameter.data) is Tensor
-        return is_plain and self.parameter.grad is None
+    def _is_dropped(self) -> bool:
+        """Whether somebody else than the optimizer has zeroed the gradient."""
+        grad = self.parameter.grad
+        if type(self.parameter.data) is not Tensor:
+            return False  # FSDP2 keeps what it has not yet scattered to itself
+        if grad is None or not self._is_grad_rewritten():
+            return grad is None
+        # DDP rewrites what it averages, so there nothing is looked at.
+        return (self._is_local or not self.ranks) and not bool(grad.any())
 
     def _refuse_what_would_be_wrong(self, weight: Tensor) -> None:
         if self._is_stepped_with():

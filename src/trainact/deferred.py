@@ -134,11 +134,11 @@ class deferred:  # noqa: N801
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         own = self._of(optimizer)
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not own:
             return None
-        _precondition(own)
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
+            _precondition(own)
             return None
 
         def then_precondition() -> Any:
