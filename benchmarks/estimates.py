@@ -176,7 +176,8 @@ def times(
             estimator = Estimator(setting)
 
             def call(estimator: Estimator = estimator) -> Any:
-                return estimator.start(x, geometry, LAM, None)()
+                with torch.no_grad():
+                    return estimator.factor(x, geometry, LAM, None)
 
             calls = PERIODS * max(8, setting.every)
             seconds[setting].append(mean_seconds(call, calls))

@@ -28,8 +28,8 @@ class Estimate:
         every: k, calls from one refresh of A and of its factor to the next; in between
             the factor is used again. K-FAC implementations have two such numbers
             (kfac-pytorch: ``factor_update_steps`` and ``inv_update_steps``), SOAP and
-            Shampoo call theirs ``precondition_frequency``. A layer that is called
-            several times in a step counts each call.
+            Shampoo call theirs ``precondition_frequency``. Calls count in the order in
+            which their gradients come back, also several of one step.
         decay: d, weight that a refresh keeps at the next one (K-FAC: ``factor_decay``);
             0 averages nothing.
         fraction: share of the images (of the leading dimension of a linear layer's
