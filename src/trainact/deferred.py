@@ -72,10 +72,8 @@ class deferred:  # noqa: N801
         self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer]
     ) -> None:
         is_one = isinstance(optimizer, Optimizer)
-        given = (optimizer,) if is_one else tuple(optimizer)
-        # Accelerate's and Lightning's wrappers hold the optimizer that is zeroed, too.
-        inner = (getattr(one, "optimizer", None) for one in given)
-        self._optimizers = (*given, *(o for o in inner if isinstance(o, Optimizer)))
+        several = (optimizer,) if is_one else tuple(optimizer)
+        self._optimizers = tuple(_unwrap(one) for one in several)
         self._layers = list(tract_layers(model).items())
         if not self._layers:
             msg = "no layer of this model is under TrAct: call trainact.apply first"
@@ -212,6 +210,12 @@ def _refuse_fsdp1(model: nn.Module) -> None:
             "each micro-batch have its own statistics"
         )
         raise ValueError(msg)
+
+
+def _unwrap(optimizer: Optimizer) -> Optimizer:
+    """Accelerate's wrapper zeroes the gradients of the one in it at some calls only."""
+    inner = getattr(optimizer, "optimizer", None)
+    return _unwrap(inner) if isinstance(inner, Optimizer) else optimizer
 
 
 def _ranks(model: nn.Module, layer: TrActLayer) -> list[Group]:

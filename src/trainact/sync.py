@@ -104,7 +104,8 @@ def precondition_over_ranks(
     )
     if torch.compiler.is_compiling() and not is_wide:
         with torch.no_grad(), full_precision(x):
-            return precondition_with(weight, make(x))
+            factor = make(x)
+        return precondition_with(weight, factor)
     return _in_backward(weight, x, make)
 
 

@@ -92,7 +92,7 @@ def test_one_graph_up_to_the_limit_and_a_refusal_above() -> None:
     problems.loss_of(model, *batch, sum(SIZES)).backward()
     for grad, refusal in run(2, compile_whole):
         assert relative_error(grad, model[0].weight.grad) < FLOAT32_PROMISE
-        assert "_precondition_later" in refusal
+        assert "_in_backward" in refusal
 
 
 def scaled_steps(deferred: bool) -> tuple[list[Tensor], list[float]]:
