@@ -18,7 +18,7 @@ def test_two_backward_passes_of_one_forward() -> None:
     made: list[Factor] = []
 
     def make(x: Tensor) -> Factor:
-        made.append(local_factor(x, None, 0.1, in_span=True))
+        made.append(local_factor(x, None, 0.1))
         return made[-1]
 
     z = x @ precondition_later(layer.weight, x, make).T

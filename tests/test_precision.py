@@ -156,7 +156,7 @@ def test_gradient_where_products_are_rounded(name: str, split: bool, monkeypatch
         by_shifts = cheapest_dim(geometry, tuple(x.shape), "cpu") is not None
         assert by_shifts == ("shifts" in name)
     with RoundProducts() as hardware:
-        factor = local_factor(x, geometry, 0.1, in_span=True)
+        factor = local_factor(x, geometry, 0.1)
         result = apply_factor(plain.weight.grad, *factor)
     assert (hardware.rounded > 0) == (split and "dual" not in name)
     assert relative_error(result, truth) < FLOAT32_PROMISE

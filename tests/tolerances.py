@@ -22,6 +22,10 @@ FLOAT32_PROMISE = 1e-5
 # of the contract's table: 0.6 eps (bfloat16 and float16).
 LOW_PRECISION_EPS = 4.0
 
+# Smooth pixels in [0, 255] under λ = 0.1, with a condition number of 1e7, of which what
+# the noise in the pixels leaves below 1e5 counts. Worst of three drawn: 9.4e-5.
+LAM_SET_RTOL = 1e-3
+
 # Sums in another order: a few eps, times the growth of a long sum.
 GRAM_EPS = 32.0
 
@@ -49,3 +53,13 @@ def _as_float64(value: object) -> np.ndarray:
     if isinstance(value, torch.Tensor):
         return value.detach().double().numpy()
     return np.asarray(value, dtype=np.float64)
+
+
+def span_rtol(dtype: torch.dtype, rows: np.ndarray, lam: float) -> float:
+    """The same for an ordinary gradient, which lies in the span of few rows.
+
+    There λ amplifies what is inside alone: kappa <= (largest + lam) / (smallest + lam)
+    of the eigenvalues of A that are not zero.
+    """
+    values = np.linalg.svd(rows, compute_uv=False) ** 2 / len(rows)
+    return SAFETY * torch.finfo(dtype).eps * (values[0] + lam) / (values[-1] + lam)

@@ -6,6 +6,7 @@ fewer epochs.
 
 from trainact import diagnostics, functional, kernels
 from trainact._version import __version__
+from trainact.damping import DampingWarning
 from trainact.deferred import deferred
 from trainact.estimate import Estimate
 from trainact.layers import (
@@ -19,6 +20,7 @@ from trainact.stem import first_layers
 from trainact.wrap import TrAct, apply, remove, split_parameters, tract_layers
 
 __all__ = [
+    "DampingWarning",
     "Estimate",
     "TrAct",
     "TrActConv1d",

@@ -40,6 +40,7 @@ from trainact.precision import (
 )
 from trainact.products import self_product
 from trainact.sharded import apply_to_rows, is_sharded
+from trainact.span import Span
 from trainact.statistics import sum_products
 from trainact.sync import (
     Group,
@@ -151,13 +152,16 @@ class Accumulator:
         self._known_grad: tuple[Tensor | None, int] | None = None
 
     @outside_graphs
-    def observe(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
+    def observe(
+        self, weight: Tensor, x: Tensor, geometry: Geometry | None, span: Span
+    ) -> Tensor:
         """Pass the weight on; when its gradient has landed, count the input's rows.
 
         Args:
             weight: of the layer.
             x: the layer's input; may be empty.
             geometry: of the layer, or None for a linear one.
+            span: of the input's rows.
 
         Returns:
             The weight.
@@ -174,12 +178,10 @@ class Accumulator:
         with self._lock:
             self._drop_looks()
             self._watch(weight if weight.is_leaf else self.parameter)
-        # Only a second differentiation through the input gives the weight gradient
-        # parts that are not combinations of the rows.
         arrive = partial(
             self._arrive,
             num_rows=num_rows,
-            in_span=not x.requires_grad,
+            span=span,
             is_local=self._stays_local(),
         )
         return _Observe.apply(weight, seen, arrive)  # pyright: ignore[reportReturnType]
@@ -267,12 +269,12 @@ class Accumulator:
         ]
 
     def _arrive(
-        self, grad: Tensor, seen: Tensor, num_rows: int, in_span: bool, is_local: bool
+        self, grad: Tensor, seen: Tensor, num_rows: int, span: Span, is_local: bool
     ) -> Tensor | None:
         """Take a call's gradient; returns what is passed to the weight instead."""
         with self._lock:
             backward = self._backward()
-            backward.rows.append((seen, num_rows, in_span))
+            backward.rows.append((seen, num_rows, not span.is_left()))
             backward.is_local = is_local
             if backward.own is not None:
                 backward.own = backward.own + grad
@@ -397,7 +399,8 @@ class Accumulator:
         rows_GNP = torch.cat([self._zeros(0), *self._rows], dim=1).to(dtype)
         for group, count in zip(self.ranks, counts, strict=True):
             rows_GNP = gather_rows(rows_GNP, count, group)
-        return factorise_rows(rows_GNP, lam, in_span=self._in_span)
+        factor = factorise_rows(rows_GNP, lam)
+        return factor.in_span() if self._in_span else factor
 
     def _factor_of_sums(self, lam: Lam) -> Factor:
         self._multiply_rows()

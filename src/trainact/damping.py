@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import math
 import numbers
+import warnings
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from trainact.torch_internals import is_readable
 
 
 class Relative(NamedTuple):
@@ -78,20 +81,74 @@ def resolve(lam: Lam, trace_G: Tensor, num_entries: int, dtype: torch.dtype) -> 
         lam: λ.
         trace_G: tr A, in the dtype of the factorisation.
         num_entries: n.
-        dtype: in which A's products were formed: less than 8 of its eps times tr A is
-            lost in their rounding (departure 3 of `trainact.factor`).
+        dtype: in which A's products were formed.
 
     Returns:
-        At least what the rounding allows, ``[G]``. Nothing but zeros has no size: there
+        At least `resolution` times tr A, ``[G]``. Nothing but zeros has no size: there
         a relative λ is taken as it is.
     """
     number, relative = flatten(lam)
-    info = torch.finfo(dtype)
-    wanted_G = torch.full_like(trace_G, max(number, info.tiny))
+    tiny = torch.finfo(dtype).tiny
+    wanted_G = torch.full_like(trace_G, max(number, tiny))
     if relative:
         scaled_G = trace_G * (number / num_entries)
-        wanted_G = torch.where(trace_G > 0, scaled_G.clamp(min=info.tiny), wanted_G)
-    return torch.maximum(8 * info.eps * trace_G, wanted_G)
+        wanted_G = torch.where(trace_G > 0, scaled_G.clamp(min=tiny), wanted_G)
+    return torch.maximum(resolution(dtype, trace_G.dtype) * trace_G, wanted_G)
+
+
+def resolution(products: torch.dtype, factorisation: torch.dtype) -> float:
+    """Least λ in units of tr A that rounding leaves (departure 3 of `trainact.factor`).
+
+    Args:
+        products: dtype in which A's products were formed.
+        factorisation: dtype of its sums and its Cholesky factor.
+
+    Returns:
+        The larger of what the two need.
+    """
+    return max(torch.finfo(products).eps / 4, 8 * torch.finfo(factorisation).eps)
+
+
+class DampingWarning(UserWarning):
+    """The inputs are so large that a larger λ acts than the one that was set."""
+
+
+_looked_at: set[tuple[int, torch.dtype, torch.device]] = set()
+
+
+def warn_once_if_raised(
+    lam: Lam, products_GPP: Tensor, num_rows: int, dtype: torch.dtype
+) -> None:
+    """Say that `resolve` takes a larger λ than was set.
+
+    Looks at the first factorisation for each number of entries, dtype and device, and
+    waits for the device there, never again. Silent in compiled code and transforms and
+    while a CUDA graph is captured, where no value can be read.
+
+    Args:
+        lam: λ.
+        products_GPP: b times A.
+        num_rows: b.
+        dtype: in which the products were formed.
+    """
+    if torch.compiler.is_compiling():
+        return
+    size = products_GPP.shape[-1]
+    key = (size, dtype, products_GPP.device)
+    if key in _looked_at or not is_readable(products_GPP):
+        return
+    _looked_at.add(key)
+    trace = products_GPP.diagonal(dim1=-2, dim2=-1).sum(-1).max().item() / num_rows
+    number, relative = flatten(lam)
+    wanted = number * trace / size if relative else number
+    least = resolution(dtype, products_GPP.dtype) * trace
+    if wanted < least < math.inf:
+        msg = (
+            f"lam={wanted:.3g} is below what float32 sums can resolve for inputs of "
+            f"mean square {trace / size:.3g}, so {least:.3g} is used in its place: "
+            "standardise the inputs, or set relative=True"
+        )
+        warnings.warn(msg, DampingWarning, stacklevel=2)
 
 
 def check_lam(value: float) -> float:

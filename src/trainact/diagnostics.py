@@ -17,7 +17,7 @@ from trainact.calls import LinearCalls
 from trainact.damping import resolve
 from trainact.geometry import Geometry
 from trainact.layers import TrActLayer
-from trainact.precision import full_precision
+from trainact.precision import full_precision, statistics_dtype
 
 MAX_ENTRIES = 4096
 
@@ -29,7 +29,8 @@ class Diagnostics:
     Attributes:
         num_rows: b, rows of the unfolded batch.
         num_entries: n, entries of a row.
-        lam: :math:`\lambda`; if relative, times tr A / n, mean over groups.
+        lam: :math:`\lambda` that acts, mean over groups: if relative, times tr A / n;
+            larger than was set where the rounding of A asks for it.
         eigenvalues: of A, ascending, ``[groups, n]``.
         condition_bound: :math:`(\max_i \mu_i + \lambda) / \lambda`, what the inverse
             may lose of the precision: relative error at most a few eps times this.
@@ -110,9 +111,10 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
         values_GP, vectors_GPP = torch.linalg.eigh(rows_GNP.mT @ rows_GNP / num_rows)
         values_GP = values_GP.clamp(min=0)
         plain_GOP = grad_GNO.mT @ rows_GNP
-        damping_G = resolve(
-            layer.damping, values_GP.sum(-1), rows_GNP.shape[2], rows_GNP.dtype
-        )
+        num_entries = rows_GNP.shape[2]
+        is_dual = num_rows < num_entries
+        products = rows_GNP.dtype if is_dual else statistics_dtype(x)
+        damping_G = resolve(layer.damping, values_GP.sum(-1), num_entries, products)
         damped_GP = values_GP + damping_G[:, None]
         tract_GOP = (plain_GOP @ vectors_GPP / damped_GP[:, None]) @ vectors_GPP.mT
         asked_GNO = num_rows * grad_GNO
@@ -120,7 +122,7 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
         best_scale = (plain_GNO * asked_GNO).sum() / plain_GNO.square().sum()
         return Diagnostics(
             num_rows=num_rows,
-            num_entries=rows_GNP.shape[2],
+            num_entries=num_entries,
             lam=float(damping_G.mean()),
             eigenvalues=values_GP,
             condition_bound=float((damped_GP.amax(-1) / damping_G).max()),

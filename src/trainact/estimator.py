@@ -3,7 +3,8 @@ r"""What a layer under an `Estimate` keeps from call to call.
 Two forms, as in `trainact.factor`. With a running average, or over several ranks, the
 sums of products are kept, P x P whatever the number of rows. Otherwise the sampled rows
 are kept where they are fewer than their entries. Either way a gradient need not be a
-combination of the rows that the factor was made from, and that is never assumed.
+combination of the rows that the factor was made from; that is assumed only where
+nothing is saved.
 
 Calls are counted, and statistics made, when a call's gradient comes back.
 
@@ -31,6 +32,7 @@ from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
 from trainact.later import precondition_later
 from trainact.precision import statistics_dtype
+from trainact.span import Span
 from trainact.statistics import sum_products
 from trainact.sync import Group, join_sums, refuse_what_cannot_work, split_sums
 from trainact.torch_internals import in_transform, outside_graphs
@@ -67,6 +69,7 @@ class Estimator:
         geometry: Geometry | None,
         lam: Lam,
         ranks: Group | None,
+        span: Span,
     ) -> Tensor:
         r"""Pass the weight on; its gradient will be preconditioned.
 
@@ -79,6 +82,7 @@ class Estimator:
             geometry: of the layer, or None for a linear one.
             lam: :math:`\lambda`, at once: what was kept is factorised again for it.
             ranks: that share statistics.
+            span: of the input's rows.
 
         Returns:
             The weight.
@@ -91,7 +95,9 @@ class Estimator:
         else:
             refuse_what_cannot_work()
         make = partial(self.factor, geometry=geometry, lam=lam, ranks=ranks)
-        return precondition_later(weight, x, make)
+        # Under any other estimate the factor may be of other rows than the call's.
+        is_exact = self.estimate == Estimate()
+        return precondition_later(weight, x, make, span if is_exact else None)
 
     def factor(
         self, x: Tensor, geometry: Geometry | None, lam: Lam, ranks: Group | None
@@ -162,7 +168,7 @@ class _Rows(_Statistics):
         self.rows_GNP = torch.where(is_finite_GN1, rows_GNP, 0)
 
     def factorise(self, lam: Lam) -> Factor:
-        return factorise_rows(self.rows_GNP, lam, in_span=False)
+        return factorise_rows(self.rows_GNP, lam)
 
 
 class _Sums(_Statistics):

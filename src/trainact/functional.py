@@ -13,6 +13,7 @@ from trainact.damping import check_lam, check_relative, unflatten
 from trainact.factor import Factor, factorise
 from trainact.geometry import make_geometry
 from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
+from trainact.span import Span
 
 __all__ = ["Factor", "factor_from_gram", "patch_gram", "precondition"]
 
@@ -127,7 +128,9 @@ def precondition(
     Args:
         weight: W, ``[O, ...]`` with n entries a row.
         x_or_factor: the rows X, ``[..., n]`` (every vector a row), or a factor from
-            `factor_from_gram`.
+            `factor_from_gram`. Give the rows that the weight is multiplied with, not a
+            detached copy: with fewer rows than entries they say whether the gradient
+            comes from differentiating twice (`trainact.span`).
         lam: :math:`\lambda`, for rows; a factor has its own.
         relative: whether λ is in units of tr A / n; likewise.
 
@@ -169,6 +172,7 @@ def precondition(
     damping = unflatten(check_lam(lam), check_relative(relative))
     if not (torch.is_grad_enabled() and weight.requires_grad):
         return weight
-    if not is_factor:
-        x_or_factor = statistics.local_factor(x_or_factor, None, damping, in_span=False)
-    return _precondition.precondition(weight, x_or_factor)
+    if is_factor:
+        return _precondition.precondition(weight, x_or_factor)
+    factor = statistics.local_factor(x_or_factor, None, damping)
+    return _precondition.precondition(weight, factor, Span(weight, x_or_factor))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainact.factor import Factor
 from trainact.precision import full_precision
-from trainact.sharded import apply_to_gradient
+from trainact.span import Span, apply_in_span
 
 # A layer's input -> the factor of this call; the input is None where it is not needed.
 MakeFactor = Callable[[Any], Factor]
@@ -27,23 +27,32 @@ class _PreconditionLater(torch.autograd.Function):
 
     # Without a setup_context, as in `trainact.precondition`: transforms are refused.
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, x: Tensor | None, make: MakeFactor) -> Tensor:
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        x: Tensor | None,
+        make: MakeFactor,
+        span: Span | None,
+    ) -> Tensor:
         ctx.make = make
+        ctx.span = span
         ctx.factor = None
         ctx.save_for_backward(x)
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = grad_outputs
         with full_precision(grad):
             if ctx.factor is None:  # one for all backward passes through this call
                 with torch.no_grad():
                     ctx.factor = ctx.make(*ctx.saved_tensors)
-            return apply_to_gradient(grad, ctx.factor), None, None
+            return apply_in_span(grad, ctx.factor, ctx.span), None, None, None
 
 
-def precondition_later(weight: Tensor, x: Tensor | None, make: MakeFactor) -> Tensor:
+def precondition_later(
+    weight: Tensor, x: Tensor | None, make: MakeFactor, span: Span | None = None
+) -> Tensor:
     """Pass the weight on; the factor for its gradient is made in the backward.
 
     Args:
@@ -51,9 +60,10 @@ def precondition_later(weight: Tensor, x: Tensor | None, make: MakeFactor) -> Te
         x: the layer's input, kept for the backward as the layer itself keeps it; None
             if ``make`` does without.
         make: given ``x``, returns the factor.
+        span: of the input's rows; None where gradients need not be in it.
 
     Returns:
         The weight.
     """
     saved = None if x is None else x.detach()
-    return _PreconditionLater.apply(weight, saved, make)  # pyright: ignore[reportReturnType]
+    return _PreconditionLater.apply(weight, saved, make, span)  # pyright: ignore[reportReturnType]

@@ -24,6 +24,7 @@ from trainact.later import precondition_later
 from trainact.overlap import can_overlap, start_beside
 from trainact.precondition import may_be_transformed, precondition
 from trainact.sharded import is_sharded, local_input
+from trainact.span import Span
 from trainact.statistics import local_factor
 from trainact.sync import Group, precondition_over_ranks
 from trainact.torch_internals import backward_task
@@ -120,30 +121,29 @@ class TrActLayer(nn.Module):
 
     def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
         """The weight, with its gradient to be preconditioned for this input."""
-        ranks = self.ranks
+        ranks, span = self.ranks, Span(weight, x)
         if is_sharded(x):
             x, group = local_input(x, geometry)
             ranks = ranks or (group and Group(group))
         if self.accumulator is not None:
-            return self.accumulator.observe(weight, x, geometry)  # pyright: ignore[reportAttributeAccessIssue]
+            return self.accumulator.observe(weight, x, geometry, span)  # pyright: ignore[reportAttributeAccessIssue]
         if self.estimator is not None:
             return self.estimator.precondition(  # pyright: ignore[reportAttributeAccessIssue]
-                weight, x, geometry, self.damping, ranks
+                weight, x, geometry, self.damping, ranks, span
             )
         if ranks is not None and not ranks.is_alone():
-            return precondition_over_ranks(weight, x, geometry, self.damping, ranks)
+            return precondition_over_ranks(
+                weight, x, geometry, self.damping, ranks, span
+            )
         if x.numel() == 0:
             return weight
-        # Only a second differentiation through the input gives the weight gradient
-        # parts that are not combinations of the input's rows.
-        in_span = not x.requires_grad
-        make = partial(local_factor, x, geometry, self.damping, in_span)
+        make = partial(local_factor, x, geometry, self.damping)
         if self.overlap and can_overlap(x):
             # A recomputed forward starts nothing: checkpointing may drop what it makes.
             is_recomputed = backward_task() != -1
             finish = make if is_recomputed else start_beside(x, make)
-            return precondition_later(weight, None, lambda _: finish())
-        return precondition(weight, make())
+            return precondition_later(weight, None, lambda _: finish(), span)
+        return precondition(weight, make(), span)
 
 
 class TrActLinear(TrActLayer, nn.Linear):

@@ -8,7 +8,7 @@ one node each, for any batch size. Eager code calls what is inside directly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,24 +33,18 @@ def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:
     return _sum_products(x, *_flatten(geometry))
 
 
-def dual_factor(
-    x: Tensor, geometry: Geometry | None, lam: Lam, in_span: bool
-) -> Factor:
+def dual_factor(x: Tensor, geometry: Geometry | None, lam: Lam) -> Factor:
     r"""The dual form as one operator.
 
     Args:
         x: the layer's input.
         geometry: of the layer, or None for a linear one.
         lam: :math:`\lambda`.
-        in_span: whether every gradient to come is a combination of the rows.
 
     Returns:
         The factor.
     """
-    number, relative = flatten(lam)
-    settings = _flatten(geometry)
-    inner, basis, outer = _dual_factor(x, *settings, number, in_span, relative)
-    return Factor(inner, basis, outer if outer.numel() else None)
+    return Factor(*_dual_factor(x, *_flatten(geometry), *flatten(lam)))
 
 
 @torch.library.custom_op("trainact::sum_products", mutates_args=())
@@ -73,18 +67,14 @@ def _dual_factor(
     numbers: Sequence[int],
     padding_mode: str,
     lam: float,
-    in_span: bool,
     relative: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with full_precision(x):
         rows_GNP = rows.extract_rows(x, _unflatten(numbers, padding_mode))
-        inner, basis, outer = factorise_rows(
-            rows_GNP, unflatten(lam, relative), in_span
-        )
-    # An operator has a fixed number of results, in a fixed layout (LAPACK's is column
-    # by column): an empty one stands for None.
-    basis = cast("Tensor", basis).contiguous()
-    return inner.contiguous(), basis, basis.new_empty(0) if outer is None else outer
+        factor: Any = factorise_rows(rows_GNP, unflatten(lam, relative))
+    # An operator's results have a fixed layout; LAPACK's is column by column.
+    inner, basis, outer = (tensor.contiguous() for tensor in factor)
+    return inner, basis, outer
 
 
 @_dual_factor.register_fake
@@ -93,7 +83,6 @@ def _(
     numbers: Sequence[int],
     padding_mode: str,
     lam: float,
-    in_span: bool,
     relative: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     del lam, relative
@@ -102,11 +91,10 @@ def _(
     num_rows = rows.count_rows(x, geometry)
     size = rows.count_entries(x, geometry)
     dtype, wide = statistics_dtype(x), accumulation_dtype(x)
-    span_only = in_span and dtype != wide
     return (
         x.new_empty(groups, num_rows, num_rows, dtype=wide),
         x.new_empty(groups, num_rows, size, dtype=dtype),
-        x.new_empty((0,) if span_only else (groups, 1, 1), dtype=dtype),
+        x.new_empty(groups, 1, 1, dtype=dtype),
     )
 
 

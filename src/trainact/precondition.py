@@ -27,7 +27,7 @@ from torch import Tensor
 
 from trainact.factor import Factor, apply_factor
 from trainact.precision import full_precision
-from trainact.sharded import apply_to_gradient
+from trainact.span import Span, apply_in_span
 from trainact.torch_internals import in_forward_mode, in_transform
 
 
@@ -37,7 +37,10 @@ class _Precondition(torch.autograd.Function):
     # Without a setup_context, which transforms would need, as they do not come here:
     # with one, PyTorch inspects the signature in every call (40 microseconds).
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, *factor: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, weight: Tensor, span: Span | None, *factor: Tensor | None
+    ) -> Tensor:
+        ctx.span = span
         ctx.save_for_backward(*factor)
         return weight.view_as(weight)
 
@@ -45,24 +48,26 @@ class _Precondition(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         with full_precision(grad):
-            factor = Factor(*ctx.saved_tensors)
-            return apply_to_gradient(grad, factor), None, None, None
+            result = apply_in_span(grad, Factor(*ctx.saved_tensors), ctx.span)
+            return result, None, None, None, None
 
 
-def precondition(weight: Tensor, factor: Factor) -> Tensor:
+def precondition(weight: Tensor, factor: Factor, span: Span | None = None) -> Tensor:
     """Pass the weight on; its gradient will be preconditioned.
 
     Args:
         weight: ``[O, ...]`` with P entries a row; its rows are split over the factor's
             groups.
         factor: of the input that this call of the layer sees.
+        span: of that input's rows; None where gradients need not be in it.
 
     Returns:
         The weight: same values, same dtype.
     """
     if may_be_transformed():
-        return _add_zero(weight, factor)
-    return _Precondition.apply(weight, *factor)  # pyright: ignore[reportReturnType]
+        in_span = span is not None and not span.is_left_in_forward
+        return _add_zero(weight, factor.in_span() if in_span else factor)
+    return _Precondition.apply(weight, span, *factor)  # pyright: ignore[reportReturnType]
 
 
 def may_be_transformed() -> bool:
@@ -78,6 +83,5 @@ def may_be_transformed() -> bool:
 def _add_zero(weight: Tensor, factor: Factor) -> Tensor:
     value = weight.detach()
     with full_precision(weight):
-        transposed = factor._replace(inner=factor.inner.mT)
-        zero = apply_factor(weight - value, *transposed)
+        zero = apply_factor(weight - value, *factor.transposed())
     return value + zero.nan_to_num(0.0, 0.0, 0.0)

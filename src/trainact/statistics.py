@@ -14,16 +14,13 @@ from trainact.precision import full_precision, statistics_dtype
 
 
 @torch.no_grad()
-def local_factor(
-    x: Tensor, geometry: Geometry | None, lam: Lam, in_span: bool
-) -> Factor:
+def local_factor(x: Tensor, geometry: Geometry | None, lam: Lam) -> Factor:
     r"""Factor of one call of a layer, from its own input alone.
 
     Args:
         x: the layer's input, at least one row.
         geometry: of the layer, or None for a linear one.
         lam: :math:`\lambda`.
-        in_span: whether every gradient to come is a combination of the rows.
 
     Returns:
         The primal form for at least as many rows as entries, otherwise the dual form.
@@ -36,8 +33,8 @@ def local_factor(
             dtype = statistics_dtype(x)
             return factorise(products_GPP, lam, dtype, num_rows=num_rows)
         if torch.compiler.is_compiling():
-            return ops.dual_factor(x, geometry, lam, in_span)
-        return factorise_rows(rows.extract_rows(x, geometry), lam, in_span)
+            return ops.dual_factor(x, geometry, lam)
+        return factorise_rows(rows.extract_rows(x, geometry), lam)
 
 
 def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:

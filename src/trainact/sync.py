@@ -34,6 +34,7 @@ from trainact.precision import (
 )
 from trainact.precondition import precondition as precondition_with
 from trainact.products import self_product
+from trainact.span import Span
 from trainact.statistics import sum_products
 from trainact.torch_internals import in_ddp_join, in_transform, outside_graphs
 
@@ -75,6 +76,7 @@ def precondition_over_ranks(
     geometry: Geometry | None,
     lam: Lam,
     group: Group,
+    span: Span,
 ) -> Tensor:
     r"""Pass the weight on; its gradient will be preconditioned with all ranks' rows.
 
@@ -86,6 +88,7 @@ def precondition_over_ranks(
         geometry: of the layer, or None for a linear one.
         lam: :math:`\lambda`.
         group: to sum over.
+        span: of this rank's rows.
 
     Returns:
         The weight.
@@ -100,19 +103,18 @@ def precondition_over_ranks(
         geometry=geometry,
         lam=lam,
         group=group,
-        in_span=not x.requires_grad,
     )
     if torch.compiler.is_compiling() and not is_wide:
         with torch.no_grad(), full_precision(x):
             factor = make(x)
-        return precondition_with(weight, factor)
-    return _in_backward(weight, x, make)
+        return precondition_with(weight, factor, span)
+    return _in_backward(weight, x, make, span)
 
 
 @outside_graphs  # which form is right depends on the other ranks' rows
-def _in_backward(weight: Tensor, x: Tensor, make: MakeFactor) -> Tensor:
+def _in_backward(weight: Tensor, x: Tensor, make: MakeFactor, span: Span) -> Tensor:
     refuse_what_cannot_work()
-    return precondition_later(weight, x, make)
+    return precondition_later(weight, x, make, span)
 
 
 def join_sums(products_GPP: Tensor, num_rows: int) -> Tensor:
@@ -143,10 +145,10 @@ def split_sums(buffer: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _factor_of_sums(
-    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group, in_span: bool
+    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group
 ) -> Factor:
     num_rows, dtype, span_GNP = rows.count_rows(x, geometry), statistics_dtype(x), None
-    if in_span and 0 < num_rows < rows.count_entries(x, geometry):
+    if 0 < num_rows < rows.count_entries(x, geometry):
         span_GNP = rows.extract_rows(x.to(accumulation_dtype(x)), geometry)
         products_GPP = self_product(span_GNP.mT)
     else:
@@ -157,14 +159,14 @@ def _factor_of_sums(
 
 
 def _factor_of_rows(
-    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group, in_span: bool
+    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group
 ) -> Factor:
     gathered = gather_counts([rows.count_rows(x, geometry)], group, x.device)
     counts = [count for (count,) in gathered]
     if sum(counts) >= rows.count_entries(x, geometry):
-        return _factor_of_sums(x, geometry, lam, group, in_span)
+        return _factor_of_sums(x, geometry, lam, group)
     rows_GNP = gather_rows(rows.extract_rows(x, geometry), counts, group)
-    return factorise_rows(rows_GNP, lam, in_span)
+    return factorise_rows(rows_GNP, lam)
 
 
 def gather_counts(

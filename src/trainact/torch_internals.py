@@ -71,6 +71,60 @@ def in_forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+@constant_in_graphs
+def num_derivatives() -> int:
+    """How many transforms that differentiate are running, each inside the one before.
+
+    Returns:
+        Without vmap; compiled code is told those around it when it is compiled.
+    """
+    transforms = torch._C._functorch.get_interpreter_stack() or []
+    kinds = torch._C._functorch.TransformType
+    return sum(one.key() in (kinds.Grad, kinds.Jvp) for one in transforms)
+
+
+@constant_in_graphs
+def graphs_differentiate() -> bool:
+    """Whether compiled code may call `torch.autograd.grad`, off by default.
+
+    Returns:
+        Dynamo's setting, for code that is being compiled.
+    """
+    return getattr(torch._dynamo.config, "trace_autograd_ops", False)
+
+
+def outside_transforms(tensor: Tensor) -> Tensor:
+    """What the transforms that are running have wrapped.
+
+    Args:
+        tensor: in eager mode.
+
+    Returns:
+        The user's tensor, which says whether plain autograd differentiates it.
+    """
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether the host may read a tensor's values, in eager mode.
+
+    Args:
+        tensor: on any device.
+
+    Returns:
+        False in transforms, for fake and meta tensors and while a CUDA graph is
+        captured.
+    """
+    return not (
+        type(tensor) is not Tensor
+        or tensor.is_meta
+        or in_transform()
+        or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
 def backward_task() -> int:
     """Number of the backward pass that is running.
 

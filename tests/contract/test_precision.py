@@ -73,7 +73,7 @@ def test_statistics_are_kept_in_float32(name: str, dtype: torch.dtype) -> None:
     layer, x = case.layer(dtype), case.input(dtype)
     geometry = None if case.kind == "linear" else conv_geometry(layer)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        factor = local_factor(x, geometry, 0.1, in_span=True)
+        factor = local_factor(x, geometry, 0.1)
     kinds = {tensor.dtype for tensor in factor if tensor is not None}
     assert kinds <= {torch.float32, torch.float64}
 

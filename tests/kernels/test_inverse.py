@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.tolerances import ORACLE_RTOL, relative_error, solve_rtol
-from trainact.damping import Relative
+from trainact.damping import Relative, resolution
 from trainact.factor import factorise
 from trainact.kernels.choice import MAX_INVERSE_ENTRIES
 
@@ -73,8 +73,7 @@ def test_damping_is_at_least_what_can_be_resolved(scale, rank, dtype) -> None:
     result = kernel.damped_inverse(gram, 300, 1e-3, dtype)
     expected = library(gram, 300, 1e-3, dtype)
     assert result.isfinite().all()
-    # By the rule on the damping kappa is at most 1 / (8 eps of the products' dtype).
-    kappa = 1 / (8 * torch.finfo(dtype).eps)
+    kappa = 1 / resolution(dtype, torch.float64)  # at most, by the rule on the damping
     wide = max(torch.finfo(torch.float64).eps * kappa, torch.finfo(dtype).eps)
     assert relative_error(result, expected) < 4 * wide
 

@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from trainact.damping import resolution
 from trainact.kernels.device import OPTIONS, on_device
 from trainact.kernels.inverse_kernel import damped_inverses
 
@@ -25,8 +26,9 @@ def damped_inverse(
 ) -> Tensor:
     r"""Invert :math:`A + \lambda I`, with the safeguards of `factor.factorise`.
 
-    λ is at least 8 eps tr A; where rounding leaves no positive definite matrix, the
-    inverse of (tr A + λ) I; NaN where A is not finite. In float64 inside.
+    λ is at least `trainact.damping.resolution` times tr A; where rounding leaves no
+    positive definite matrix, the inverse of (tr A + λ) I; NaN where A is not finite. In
+    float64 inside.
 
     Cost: ``P**3`` multiplications in one program per group; no wait for the device.
 
@@ -55,7 +57,7 @@ def damped_inverse(
             float(num_rows),
             max(lam, info.tiny),
             lam / size if relative else 0.0,
-            RESOLUTION=8 * info.eps,
+            RESOLUTION=resolution(dtype, torch.float64),
             TINY=info.tiny,
             NUM_ENTRIES=size,
             BLOCK=block,
