@@ -64,19 +64,19 @@ def test_one_warning(relative: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::trainact.DampingWarning")
-def test_diagnostics_show_the_lam_that_acts() -> None:
-    layer, x = trainact.TrAct(nn.Linear(24, 3)), 1e4 * torch.randn(30, 24)
-    inverse = factorise(
-        (x.mT.double() @ x.double() / 30)[None], 0.1, torch.float32
-    ).inner
-    least = 1 / torch.linalg.eigvalsh(inverse.double()).max()
-    for dtype in (torch.float32, torch.float64):
-        lam = diagnose(
-            layer.to(dtype), x.to(dtype), torch.randn(30, 3, dtype=dtype)
-        ).lam
-        assert lam == pytest.approx(least) if dtype == torch.float32 else lam == 0.1
-    few = diagnose(layer.float(), x[:5], torch.randn(5, 3))
-    assert few.lam == pytest.approx(0.1)  # the dual form is solved in float64
+@pytest.mark.parametrize("num_rows", [5, 30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_diagnostics_show_the_lam_that_acts(num_rows: int, dtype: torch.dtype) -> None:
+    layer = trainact.TrAct(nn.Linear(24, 3, dtype=dtype))
+    # All rows alike: in every other direction λ is all that acts.
+    x = torch.full((num_rows, 24), 1e4, dtype=dtype)
+    gram_GPP = (x.mT.double() @ x.double() / num_rows)[None]
+    # Fewer rows than entries are solved in float64.
+    products = dtype if num_rows >= 24 else torch.float64
+    largest = torch.linalg.eigvalsh(factorise(gram_GPP, 0.1, products).inner).max()
+    shown = diagnose(layer, x, torch.randn(num_rows, 3, dtype=dtype)).lam
+    assert shown == pytest.approx(1 / largest.item(), rel=1e-4)
+    assert (shown > 0.2) == (products == torch.float32)
 
 
 @pytest.mark.parametrize("scale", [255.0, 1e4, 1e15])
