@@ -154,7 +154,7 @@ def factorise_rows(rows_GNP: Tensor, lam: Lam) -> Factor:
     gram_GNN = _outer(lower_GNN.mT) / num_rows
     lam_G = resolve(lam, _trace(gram_GNN), num_entries, gram_GNN.dtype)
     inner_GNN = torch.cholesky_inverse(_cholesky(gram_GNN, lam_G))
-    return Factor(inner_GNN, basis_GNP, (1 / lam_G)[:, None, None].to(dtype))
+    return Factor(inner_GNN, basis_GNP, (1 / lam_G)[:, None, None])
 
 
 def apply_factor(

@@ -94,7 +94,7 @@ def _(
     return (
         x.new_empty(groups, num_rows, num_rows, dtype=wide),
         x.new_empty(groups, num_rows, size, dtype=dtype),
-        x.new_empty(groups, 1, 1, dtype=dtype),
+        x.new_empty(groups, 1, 1, dtype=wide),
     )
 
 
