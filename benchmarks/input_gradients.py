@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from trainact.patches import extract_patches
 
 LAM = 0.1
 CHANNEL = (0, 2, 3)
-SCALES = {
+SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "standardised": lambda x: (
         (x - x.mean(CHANNEL, True)) / x.std(CHANNEL, keepdim=True)
     ),
@@ -60,7 +60,8 @@ def record(
     name: str, plain: nn.Conv2d, x: Tensor, scale: str, bf16: bool
 ) -> dict[str, Any]:
     """The error of one backward pass; the patch embedding's input has a gradient."""
-    layer, leaf = trainact.TrAct(copy.deepcopy(plain), LAM), x.clone()
+    layer: Any = trainact.TrAct(copy.deepcopy(plain), LAM)
+    leaf = x.clone()
     leaf.requires_grad_("patches" in name)
     with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
         z = layer(leaf)
