@@ -18,6 +18,16 @@ from torch.overrides import TorchFunctionMode
 
 from trainact.geometry import Geometry, make_geometry
 
+# Functions that take nothing but a shape or a dtype from what follows their first
+# argument.
+_TAKE_FORM_ONLY = (
+    Tensor.expand_as,
+    Tensor.reshape_as,
+    Tensor.to,
+    Tensor.type_as,
+    Tensor.view_as,
+)
+
 # (effective weight, input, geometry or None for a linear map) -> weight to use
 OnCall = Callable[[Tensor, Tensor, Geometry | None], Tensor]
 
@@ -28,13 +38,29 @@ class LinearCalls(TorchFunctionMode):
     Seen are `torch.nn.functional.linear`, ``conv1d``, ``conv2d`` and ``conv3d``; not
     what is written as a matrix product, and not what other functions of torch call.
 
+    What is computed from a layer's weight otherwise than as the weight of such a map is
+    kept account of, see `derives`.
+
     Args:
         on_call: given (weight, input, geometry), returns the weight to use instead.
+        weights: the tensors of which the layer's weight is made.
     """
 
-    def __init__(self, on_call: OnCall) -> None:
+    def __init__(self, on_call: OnCall, weights: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self._on_call = on_call
+        self._derived = list(weights)
+
+    def derives(self, values: Any) -> bool:
+        """Whether a gradient would go from values to the weight past the seen maps.
+
+        Args:
+            values: a tensor, or a tuple or list of what a function takes or returns.
+
+        Returns:
+            True if one of the tensors in it was computed from the weight.
+        """
+        return any(t is d for t in _tensors(values) for d in self._derived)
 
     def __torch_function__(
         self,
@@ -49,10 +75,23 @@ class LinearCalls(TorchFunctionMode):
         elif func in (torch.conv1d, torch.conv2d, torch.conv3d):
             weight = self._replace_conv(*args, **kwargs)
         else:
-            return func(*args, **kwargs)
+            z = func(*args, **kwargs)
+            taken = args[:1] if func in _TAKE_FORM_ONLY else (args, kwargs)
+            self._note(args[0] if func is Tensor.__setitem__ else z, taken)
+            return z
         if len(args) > 1:
-            return func(args[0], weight, *args[2:], **kwargs)
-        return func(*args, **{**kwargs, "weight": weight})
+            args = (args[0], weight, *args[2:])
+        else:
+            kwargs = {**kwargs, "weight": weight}
+        z = func(*args, **kwargs)
+        others = {k: v for k, v in kwargs.items() if k != "weight"}
+        self._note(z, (args[:1], args[2:], others))
+        return z
+
+    def _note(self, values: Any, taken: Any) -> None:
+        """Note tensors as derived from the weight, if what made them is."""
+        if self.derives(taken):
+            self._derived += [t for t in _tensors(values) if t.requires_grad]
 
     def _replace_linear(
         self,
@@ -83,6 +122,16 @@ class LinearCalls(TorchFunctionMode):
             num_spatial=weight.ndim - 2,
         )
         return self._on_call(weight, input, geometry)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, tuple | list):
+        return [tensor for value in values for tensor in _tensors(value)]
+    return []
 
 
 def _one_or_each(value: int | Sequence[int]) -> int | tuple[int, ...]:

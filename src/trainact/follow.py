@@ -7,6 +7,7 @@ real. It is left as it was, down to the attributes that its forward sets.
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict, defaultdict
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map
 
 from trainact.origins import RAW, Meeting, Tracker, ValuesNeededError, empty_twin
+
+# Of a batch of images: samples, channels, height and width.
+IMAGE_DIMS = 4
+# What a model's attributes are put back into. Subclasses may refuse to be changed, or
+# do more than that.
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set)
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,9 @@ def follow(model: nn.Module, example_input: Any, *, may_compute: bool = True) ->
             was, down to the attributes that its forward sets.
         example_input: a tensor, a tuple or list of positional arguments or a mapping of
             keyword arguments, which may be nested. Images are floating, complex or
-            uint8 tensors; other integers (token ids, masks) are followed only if there
-            is no image among them.
+            uint8 tensors of four or more dimensions. Where there is none, all tensors
+            of these types are followed (vectors, sequences); where there is none of
+            these either, all others (token ids).
         may_compute: whether to run the model for real where shapes do not suffice;
             else the trace ends there.
 
@@ -107,7 +115,9 @@ def _images(example_input: Any) -> list[Tensor]:
         for t in tensors
         if t.is_floating_point() or t.is_complex() or t.dtype is torch.uint8
     ]
-    return images or tensors
+    # Beside images, tensors of fewer dimensions say what is wanted of them: times,
+    # embedded texts, masks.
+    return [t for t in images if t.ndim >= IMAGE_DIMS] or images or tensors
 
 
 def _run(
@@ -206,31 +216,20 @@ def _noting_calls(model: nn.Module, running: list[str]) -> Generator[None]:
 def _undisturbed(model: nn.Module) -> Generator[None]:
     """Run the model in eval mode, and put back whatever the run changes."""
     modules = list(model.modules())
-    modes = [module.training for module in modules]
-    saved = [(vars(module), dict(vars(module))) for module in modules]
-    containers = [
-        (value, value.copy())
-        for _, attributes in saved
-        for value in attributes.values()
-        if isinstance(value, dict | list | set)
-    ]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # it undoes everything, whatever fails
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng(devices=list(devices)))
-        try:
-            for module in modules:
-                # Not eval(), which some models override to fuse their weights.
-                module.training = False
-            yield
-        finally:
-            for module, training in zip(modules, modes, strict=True):
-                module.training = training
-            for attributes, before in saved:
-                attributes.clear()
-                attributes.update(before)
-            for container, before in containers:
-                _put_back(container, before)
+        for module in modules:
+            attributes = vars(module)
+            for value in (attributes, *attributes.values()):
+                if type(value) in _CONTAINERS:
+                    stack.callback(_put_back, value, value.copy())
+            stack.callback(setattr, module, "training", module.training)
+        for module in modules:
+            # Not eval(), which some models override to fuse their weights.
+            module.training = False
+        yield
 
 
 def _put_back(container: Any, before: Any) -> None:

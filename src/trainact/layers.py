@@ -8,7 +8,7 @@ marked for preconditioning, and only where a weight gradient will be computed.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,8 @@ from trainact.damping import Lam, check_lam, check_relative, describe, unflatten
 from trainact.estimate import Estimate, check_estimate
 from trainact.estimator import Estimator
 from trainact.geometry import Geometry, conv_geometry
+from trainact.guard import note_call, watch
+from trainact.inputs import check_trainable, fits, nested_rows, refuse_proxy
 from trainact.later import precondition_later
 from trainact.overlap import can_overlap, start_beside
 from trainact.precondition import may_be_transformed, precondition
@@ -42,12 +44,19 @@ class TrActLayer(nn.Module):
             sync, estimates and deferred statistics; see `trainact.overlap`.
     """
 
-    _lam: float
+    _lam: float = 0.1
     _relative: bool = False
     ranks: Group | None = None
     accumulator: Accumulator | None = None
     estimator: Estimator | None = None
     overlap: bool = False
+    # What `trainact.guard` knows of the layer.
+    tract_state: dict[str, bool]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, whose parameters have lost their hooks."""
+        super().__setstate__(state)
+        watch(self)
 
     @property
     def lam(self) -> float:
@@ -107,20 +116,32 @@ class TrActLayer(nn.Module):
         lam = describe(self.lam, self.relative)
         return f"{super().extra_repr()}, {lam}{sync}{estimate}"
 
+    def _is_training(self) -> bool:
+        """Whether gradients of this call are TrAct's: in training mode, with grad."""
+        if not torch.is_grad_enabled():
+            return False
+        if not self.training and not torch.compiler.is_compiling():
+            watch(self)  # the parameters may be others than at the conversion
+        return self.training
+
     def _trains(self, weight: Tensor, x: Tensor) -> bool:
         """Whether this call will produce a weight gradient to precondition."""
+        if not self._is_training():
+            return False
+        refuse_proxy(x)
         # A weight that torch.func has put in place of the Parameter does not say
         # whether it will get a gradient.
         in_doubt = not isinstance(weight, nn.Parameter) and may_be_transformed()
-        return (
-            self.training
-            and torch.is_grad_enabled()
-            and (weight.requires_grad or in_doubt)
-            and x.is_floating_point()
-        )
+        if x.is_meta or not (weight.requires_grad or in_doubt):
+            return False
+        check_trainable(x)
+        return x.is_floating_point()
 
     def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
         """The weight, with its gradient to be preconditioned for this input."""
+        note_call(self)
+        if x.is_nested:
+            x = nested_rows(x)
         ranks, span = self.ranks, Span(weight, x)
         if is_sharded(x):
             x, group = local_input(x, geometry)
@@ -194,13 +215,53 @@ class TrActConv3d(_TrActConv, nn.Conv3d):
     r"""`torch.nn.Conv3d` whose weight gradient is preconditioned (per group)."""
 
 
+def making_plain(plain: type[nn.Module]) -> Any:
+    """The ``__init__`` of a class under TrAct: what calls that gets a plain layer.
+
+    Libraries make more layers by ``type(layer)(...)``, as LoRA makes its adapters. Only
+    `trainact.TrAct` and `trainact.apply` put TrAct on a layer.
+
+    Args:
+        plain: the class without TrAct.
+
+    Returns:
+        With the signature that the plain class has.
+    """
+
+    @wraps(plain.__init__)
+    def initialise(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        plain.__init__(self, *args, **kwargs)
+        if made_of(type(self)) is plain:
+            self.__class__ = plain
+        else:
+            watch(self)  # a class that a user has derived
+
+    return initialise
+
+
 TRACT_CLASSES: dict[type[nn.Module], type[TrActLayer]] = {
     nn.Linear: TrActLinear,
     nn.Conv1d: TrActConv1d,
     nn.Conv2d: TrActConv2d,
     nn.Conv3d: TrActConv3d,
 }
-PLAIN_CLASSES = {tract: plain for plain, tract in TRACT_CLASSES.items()}
+# The attribute by which a class under TrAct names the class that it adds TrAct to.
+MADE_OF = "_tract_made_of"
+for _plain, _tract in TRACT_CLASSES.items():
+    _tract.__init__ = making_plain(_plain)
+    setattr(_tract, MADE_OF, _plain)
+
+
+def made_of(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """The class that a class under TrAct adds TrAct to.
+
+    Args:
+        kind: any.
+
+    Returns:
+        None if it is not one that trainact has made.
+    """
+    return vars(kind).get(MADE_OF)
 
 
 # What a converted layer may have in addition; by which further names it is reached.
@@ -235,25 +296,3 @@ def make_group(sync: Any) -> Group | None:
         return Group(sync)
     msg = f"sync={sync!r} is not False, True or a torch.distributed process group"
     raise ValueError(msg)
-
-
-def fits(x: Tensor, weight: Tensor, geometry: Geometry | None) -> bool:
-    """Whether a layer can take an input, so that it has rows of the right length.
-
-    Args:
-        x: the input.
-        weight: of the layer.
-        geometry: of the layer, or None for a linear one.
-
-    Returns:
-        False if the layer itself is about to raise an error.
-    """
-    if geometry is None:
-        return x.ndim > 0 and x.shape[-1] == weight.shape[-1]
-    return (
-        geometry.num_spatial + 1 <= x.ndim <= geometry.num_spatial + 2
-        and x.shape[-geometry.num_spatial - 1] == geometry.channels
-        and all(
-            size > 0 for size in geometry.output_size(x.shape[-geometry.num_spatial :])
-        )
-    )

@@ -19,24 +19,23 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from trainact.calls import LinearCalls
 from trainact.geometry import Geometry
+from trainact.guard import is_of_weight, warn, weight_parameters
+from trainact.inputs import fits, refuse_proxy
 from trainact.layers import (
     ADDED_NAMES,
-    PLAIN_CLASSES,
+    MADE_OF,
     TRACT_CLASSES,
     TrActLayer,
-    fits,
+    made_of,
+    making_plain,
 )
-
-_MADE_OF = "_tract_made_of"
-# The beginnings of names that parameters have of which the effective weight is made.
-_WEIGHT_NAMES = ("weight", "parametrizations.weight")
+from trainact.precondition import may_be_transformed
 
 
 class TrActSubclass(TrActLayer):
@@ -57,24 +56,28 @@ class TrActSubclass(TrActLayer):
         Returns:
             What the layer's class returns.
         """
-        if not (self.training and torch.is_grad_enabled()):
+        if not self._is_training():
             return super().forward(*args, **kwargs)
         is_seen = False
 
         def mark(weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
             nonlocal is_seen
-            is_trained = weight.requires_grad or self._is_functional()
-            if not is_trained or not self._trains(weight, x):
+            refuse_proxy(x)
+            is_trained = weight.requires_grad or self._is_in_doubt()
+            if not is_trained or self._is_other(weight) or not self._trains(weight, x):
                 return weight
             is_seen = True
             if not fits(x, weight, geometry):
                 return weight  # to be refused in the layer's own words
             return self._marked(weight, x, geometry)
 
-        with LinearCalls(mark):
+        calls = LinearCalls(mark, self._weights())
+        with calls:
             z = super().forward(*args, **kwargs)
         if not is_seen:
             self._refuse_if_trained()
+        elif calls.derives(z):
+            self._warn_of_another_way()
         return z
 
     def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
@@ -87,18 +90,25 @@ class TrActSubclass(TrActLayer):
             raise RuntimeError(msg)
         return super()._marked(weight, x, geometry)
 
-    def _is_functional(self) -> bool:
-        """Whether the parameters were replaced by tensors that hide what is trained."""
+    def _weights(self) -> list[Tensor]:
+        """What the effective weight is made of, wherever it is kept."""
+        # Hooks (pruning) and replicas keep it as an attribute that is no parameter.
+        kept = vars(self).get("weight")
+        return weight_parameters(self) + ([] if kept is None else [kept])
+
+    def _is_other(self, weight: Tensor) -> bool:
+        """Whether a linear map's weight is a parameter beside this layer's weight."""
+        named: Any = self.named_parameters()
+        return any(weight is p for name, p in named if not is_of_weight(name))
+
+    def _is_in_doubt(self) -> bool:
+        """Whether tensors that hide what is trained stand for the parameters."""
         parameters: Any = self.parameters()
-        return not any(isinstance(parameter, nn.Parameter) for parameter in parameters)
+        is_trainable = any(isinstance(p, nn.Parameter) for p in parameters)
+        return may_be_transformed() and not is_trainable
 
     def _refuse_if_trained(self) -> None:
-        is_trained = any(
-            parameter.requires_grad
-            for name, parameter in self.named_parameters()
-            if name.startswith(_WEIGHT_NAMES)
-        )
-        if is_trained or self._is_functional():
+        if self._is_in_doubt() or any(w.requires_grad for w in self._weights()):
             msg = (
                 f"the forward of {type(self).__name__} has called none of "
                 "torch.nn.functional.linear, conv1d, conv2d and conv3d with a weight "
@@ -108,6 +118,14 @@ class TrActSubclass(TrActLayer):
             )
             raise RuntimeError(msg)
 
+    def _warn_of_another_way(self) -> None:
+        warn(
+            self,
+            f"the weight of {type(self).__name__} reaches its output also by another "
+            "way than the calls of torch.nn.functional.linear, conv1d, conv2d and "
+            "conv3d in its forward; what comes back that way is the ordinary gradient",
+        )
+
 
 class _Made(TrActLayer):
     """What is common to the classes that are made here."""
@@ -115,10 +133,10 @@ class _Made(TrActLayer):
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Pickle looks classes up by name, and would not find one made at run time.
         reduced: Any = super().__reduce_ex__(protocol)
-        made_of = plain_class(self)
-        if made_of is None or not isinstance(reduced, tuple):
+        plain = plain_class(self)
+        if plain is None or not isinstance(reduced, tuple):
             return reduced
-        return _new, (made_of,), *reduced[2:]
+        return _new, (plain,), *reduced[2:]
 
 
 def tract_class(layer: nn.Module) -> type[TrActLayer]:
@@ -133,7 +151,7 @@ def tract_class(layer: nn.Module) -> type[TrActLayer]:
     kind: Any = type(layer)
     if is_parametrized_class(layer):
         made = _parametrized_again(kind, _class_for(kind.__bases__[0]))
-        setattr(made, _MADE_OF, kind)
+        setattr(made, MADE_OF, kind)
         return made
     return _class_for(kind)
 
@@ -149,13 +167,12 @@ def plain_class(layer: nn.Module) -> type[nn.Module] | None:
         parametrised meanwhile, the class that parametrize would have made of it.
     """
     kind: Any = type(layer)
-    had = PLAIN_CLASSES.get(kind) or vars(kind).get(_MADE_OF)
+    had = made_of(kind)
     if not is_parametrized_class(layer):
         return had
     if had and _properties(had) == _properties(kind):
         return had
-    below = kind.__bases__[0]
-    base = PLAIN_CLASSES.get(below) or vars(below).get(_MADE_OF)
+    base = made_of(kind.__bases__[0])
     return base and _parametrized_again(kind, base)
 
 
@@ -181,7 +198,7 @@ def _properties(kind: type[nn.Module]) -> set[str]:
 def _parametrized_again(kind: Any, base: Any) -> Any:
     """What parametrize has put into a class, in a new one upon another base."""
     # A new one each time: remove_parametrizations takes it apart.
-    left_out = ("__module__", "__doc__", _MADE_OF)
+    left_out = ("__module__", "__doc__", MADE_OF)
     own = {name: value for name, value in vars(kind).items() if name not in left_out}
     return type(f"Parametrized{base.__name__}", (base,), own)
 
@@ -250,12 +267,13 @@ def why_not_subclass(layer: nn.Module) -> str | None:
 
 def _large_parameters(layer: nn.Module) -> list[str]:
     """Parameters beside the weight that are more than a number for each output."""
-    own = (*_WEIGHT_NAMES, "bias", "parametrizations.")
+    own = ("bias", "parametrizations.")
     outputs: Any = getattr(layer, "out_features", None) or layer.out_channels
     return [
         repr(name)
         for name, parameter in layer.named_parameters()
-        if not name.startswith(own) and parameter.numel() > outputs
+        if not (is_of_weight(name) or name.startswith(own))
+        and parameter.numel() > outputs
     ]
 
 
@@ -265,16 +283,17 @@ def _class_for(kind: type[nn.Module]) -> type[TrActLayer]:
         return TRACT_CLASSES[plain]
     # A class holds its subclasses weakly: they are the cache.
     for subclass in kind.__subclasses__():
-        if vars(subclass).get(_MADE_OF) is kind:
+        if made_of(subclass) is kind:
             return cast("type[TrActLayer]", subclass)
     is_as_parent = all(
         getattr(kind, name, None) is getattr(plain, name, None)
         for name in ("forward", "_conv_forward")
     )
     parent = TRACT_CLASSES[plain] if is_as_parent else TrActSubclass
-    return type(f"TrAct{kind.__name__}", (_Made, parent, kind), {_MADE_OF: kind})
+    own = {MADE_OF: kind, "__init__": making_plain(kind)}
+    return type(f"TrAct{kind.__name__}", (_Made, parent, kind), own)
 
 
-def _new(made_of: type[nn.Module]) -> TrActLayer:
-    kind = _class_for(made_of)
+def _new(plain: type[nn.Module]) -> TrActLayer:
+    kind = _class_for(plain)
     return kind.__new__(kind)

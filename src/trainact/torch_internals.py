@@ -215,3 +215,16 @@ def written_arguments(
             else:
                 written.append(kwargs.get(argument.name))
     return written
+
+
+def post_accumulate_hooks(tensor: Tensor) -> dict[int, Any]:
+    """What `Tensor.register_post_accumulate_grad_hook` has registered.
+
+    Args:
+        tensor: any.
+
+    Returns:
+        Key -> hook, as the tensor holds them.
+    """
+    hooks: Any = tensor._post_accumulate_grad_hooks
+    return {} if hooks is None else hooks

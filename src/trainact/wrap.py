@@ -10,6 +10,7 @@ from torch import nn
 
 from trainact.damping import check_lam, check_relative
 from trainact.estimate import Estimate, check_estimate
+from trainact.guard import leave, watch
 from trainact.layers import ADDED, TrActLayer, make_group
 from trainact.stem import candidates, check_supported, first_layers
 from trainact.subclasses import plain_class, tract_class
@@ -167,6 +168,7 @@ def remove(model: ModelT) -> ModelT:
             msg = f"layer {name!r} is inside trainact.deferred: leave that block first"
             raise ValueError(msg)
     for module in layers.values():
+        leave(module)
         module.__class__ = plain_class(module)  # pyright: ignore[reportAttributeAccessIssue]
         for name in ADDED:
             vars(module).pop(name, None)
@@ -256,6 +258,7 @@ def _convert(layer: LayerT, settings: dict[str, Any]) -> LayerT:
     layer.__class__ = tract_class(layer)  # pyright: ignore[reportAttributeAccessIssue]
     for name, value in settings.items():
         setattr(layer, name, value)
+    watch(layer)
     return layer
 
 
@@ -278,12 +281,13 @@ def resolve_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Mod
     """
     modules = dict(model.named_modules())
     if isinstance(layer, str):
-        if layer in modules:
-            return layer, modules[layer]
-        close = difflib.get_close_matches(layer, modules, n=3)
-        hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
-        msg = f"the model has no layer {layer!r}. {hint}{candidates(model)}"
-        raise ValueError(msg)
+        try:
+            layer = model.get_submodule(layer)  # also by its second name
+        except AttributeError:
+            close = difflib.get_close_matches(layer, modules, n=3)
+            hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+            msg = f"the model has no layer {layer!r}. {hint}{candidates(model)}"
+            raise ValueError(msg) from None
     for name, module in modules.items():
         if module is layer:
             return name, module
