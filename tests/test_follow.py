@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 
 import pytest
 import torch
@@ -339,6 +340,58 @@ def test_images_are_followed_and_indices_beside_them_are_not() -> None:
     assert list(trainact.first_layers(Captioned(), example)) == ["stem"]
 
 
+class Denoiser(nn.Module):
+    """Takes what the networks of diffusion take: image, time, embedded text, mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv_in = nn.Conv2d(4, 8, 3, padding=1)
+        self.time = nn.Linear(1, 8)
+        self.to_q, self.to_k = nn.Linear(8, 8), nn.Linear(6, 8)
+        self.conv_out = nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, sample, timestep, encoder_hidden_states, mask=None):
+        z = self.conv_in(sample) + self.time(timestep[:, None])[..., None, None]
+        query = self.to_q(z.flatten(2).mT)
+        key = self.to_k(encoder_hidden_states)
+        scores = query @ key.mT
+        z = (
+            z
+            + (scores if mask is None else scores + mask[:, None]).sum((1, 2))[
+                :, None, None, None
+            ]
+        )
+        return self.conv_out(z)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("channels", [4, 16])
+def test_only_the_image_of_a_diffusion_model_is_followed(device, channels) -> None:
+    model = Denoiser()
+    model.conv_in = nn.Conv2d(channels, 8, 3, padding=1)
+    example = {
+        "sample": torch.zeros(2, channels, 8, 8),
+        "timestep": torch.ones(2),
+        "encoder_hidden_states": torch.zeros(2, 5, 6),
+        "mask": torch.zeros(2, 5),
+    }
+    model, example = model.to(device), {k: v.to(device) for k, v in example.items()}
+    assert list(trainact.first_layers(model, example)) == ["conv_in"]
+
+
+def test_without_an_image_all_vectors_are_followed() -> None:
+    class TwoVectors(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(3, 4), nn.Linear(5, 4)
+
+        def forward(self, left, right):
+            return self.left(left) + self.right(right)
+
+    example = (torch.zeros(2, 3), torch.zeros(2, 7, 5).mean(1))
+    assert list(trainact.first_layers(TwoVectors(), example)) == ["left", "right"]
+
+
 def test_an_image_of_bytes_is_followed() -> None:
     model = Front(lambda x: x, nn.Conv2d(3, 8, 3))
     assert list(trainact.first_layers(model, IMAGE.to(torch.uint8))) == ["layer"]
@@ -399,6 +452,16 @@ def test_branches_on_the_real_run_share_views() -> None:
     assert list(trainact.first_layers(Canvas(), IMAGE)) == ["dark"]
 
 
+class Frozen(dict):
+    """Refuses to be changed, as the configuration of diffusers' models does."""
+
+    def update(self, *_, **__):
+        raise TypeError("frozen")
+
+    def __setitem__(self, key, value):
+        raise TypeError("frozen")
+
+
 class Keeper(nn.Module):
     """Its forward leaves traces in attributes, containers and buffers."""
 
@@ -409,12 +472,15 @@ class Keeper(nn.Module):
         self.register_buffer("running", torch.zeros(4))
         self.last = None
         self.cache = {"kept": 1}
+        self.lists = defaultdict(list)
         self.history = [0]
+        self.config = Frozen(scale=0.5)
 
     def forward(self, x):
         z = self.norm(self.conv(x))
         self.last = z
         self.cache[x.shape[-1]] = z
+        self.lists["seen"].append(z)
         self.history.append(z)
         self.running.add_(z.mean((0, 2, 3)))
         self.new = z
@@ -429,11 +495,43 @@ def test_following_leaves_no_trace() -> None:
     assert model.last is None
     assert not hasattr(model, "new")
     assert model.cache == {"kept": 1}
+    assert dict(model.lists) == {}
+    assert dict(model.config) == {"scale": 0.5}
     assert model.history == [0]
     assert [m.training for m in model.modules()] == [True, True, False]
     assert torch.equal(torch.get_rng_state(), state)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+def test_following_leaves_no_trace_where_the_forward_fails() -> None:
+    model = Keeper().train()
+    model.norm.eps = "no number"
+    with pytest.raises(TypeError):
+        trainact.first_layers(model, IMAGE)
+    assert model.training
+    assert model.history == [0]
+    assert dict(model.config) == {"scale": 0.5}
+
+
+def test_what_cannot_be_put_back_keeps_nothing_else_from_it() -> None:
+    class Stubborn(Keeper):
+        def __setattr__(self, name, value):
+            if name == "training" and value and "ran" in self.cache:
+                raise ValueError("stays in eval mode")
+            super().__setattr__(name, value)
+
+        def forward(self, x):
+            z = super().forward(x)
+            self.cache["ran"] = True
+            return z
+
+    model = nn.Sequential(Keeper(), Stubborn(), nn.Identity())
+    model[1].conv = nn.Conv2d(4, 4, 3)
+    with pytest.raises(ValueError, match="stays in eval mode"):
+        trainact.first_layers(model, IMAGE)
+    assert all(module.training for module in model)
+    assert model[0].history == model[1].history == [0]
 
 
 def test_wrappers_are_looked_through() -> None:
@@ -447,7 +545,7 @@ def test_wrappers_are_looked_through() -> None:
     assert list(trainact.first_layers(compiled, IMAGE)) == found
 
 
-class Frozen(nn.Module):
+class FrozenBackbone(nn.Module):
     """A backbone in inference mode, where operators come whole."""
 
     def __init__(self, backbone: nn.Module):
@@ -463,9 +561,13 @@ class Frozen(nn.Module):
 
 def test_inference_mode() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten(), nn.Linear(4, 4))
-    assert list(trainact.first_layers(Frozen(backbone), IMAGE)) == ["backbone.0"]
+    assert list(trainact.first_layers(FrozenBackbone(backbone), IMAGE)) == [
+        "backbone.0"
+    ]
     backbone = nn.Sequential(nn.Flatten(1), nn.Linear(768, 4), nn.Linear(4, 4))
-    assert list(trainact.first_layers(Frozen(backbone), IMAGE)) == ["backbone.1"]
+    assert list(trainact.first_layers(FrozenBackbone(backbone), IMAGE)) == [
+        "backbone.1"
+    ]
 
 
 def test_a_distributed_model_talks_to_no_other_rank() -> None:

@@ -23,10 +23,14 @@ from trainact.guard import Guard
 X = torch.randn(20, 6)
 
 
-@pytest.fixture
-def model(monkeypatch) -> nn.Sequential:
+@pytest.fixture(autouse=True)
+def nothing_compiled(monkeypatch) -> None:
     monkeypatch.setattr(Guard, "is_any_compiled", False)
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
     return trainact.apply(nn.Sequential(nn.Linear(6, 3), nn.Tanh()))
 
 

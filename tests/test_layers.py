@@ -246,3 +246,51 @@ def test_a_wrong_input_gets_the_layers_own_error(layer, shape) -> None:
     with pytest.raises(RuntimeError) as treated:
         trainact.TrAct(layer)(x)
     assert str(treated.value) == str(plain.value)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_sequences_of_different_lengths(layout) -> None:
+    layer = trainact.TrAct(nn.Linear(6, 3, dtype=torch.float64))
+    parts = [torch.randn(n, 6, dtype=torch.float64) for n in (3, 9)]
+    z = layer(torch.nested.nested_tensor(parts, layout=layout))
+    grad_z = torch.randn(12, 3, dtype=torch.float64)
+    torch.cat(z.unbind()).backward(grad_z)
+    truth = oracle_gradient(layer, torch.cat(parts), grad_z, 0.1)
+    assert relative_error(layer.weight.grad, truth) < ORACLE_RTOL
+
+
+def complex_layer(layer: nn.Module) -> nn.Module:
+    return layer.to(torch.complex64)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature:UserWarning")
+@pytest.mark.parametrize(
+    ("change", "make_input", "message"),
+    [
+        (nn.Module.float, torch.Tensor.to_sparse, r"sparse \(torch.sparse_coo\): pass"),
+        (nn.Module.float, torch.Tensor.to_sparse_csr, r"sparse \(torch.sparse_csr\)"),
+        (complex_layer, lambda x: x * 1j, "has become torch.complex64 since TrAct"),
+    ],
+    ids=["coo", "csr", "complex"],
+)
+def test_inputs_without_statistics_are_refused(change, make_input, message) -> None:
+    layer, x = change(trainact.TrAct(nn.Linear(6, 3))), make_input(torch.eye(6))
+    with pytest.raises(RuntimeError, match=message):
+        layer(x)
+    with torch.no_grad():
+        layer(x)
+    layer.weight.requires_grad_(False)
+    layer(x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shapes_alone(kind: str) -> None:
+    case = draw_case(np.random.default_rng(4), kind)
+    layer = trainact.TrAct(case.layer(torch.float32).to("meta"))
+    x = torch.empty(case.shape, device="meta")
+    z = layer(x)
+    z.sum().backward()
+    assert z.shape == trainact.remove(layer)(x).shape
+    assert layer.weight.grad.shape == layer.weight.shape

@@ -4,7 +4,8 @@
    chain rule (`test_gradients`); nothing else changes (`test_everything_else_...`).
 2. The layer's own class stays in its MRO and comes back (`test_the_class_...`).
 3. A forward that hides its linear map is an error, never the ordinary gradient
-   (`test_a_hidden_linear_map_...`), and what cannot be right is refused.
+   (`test_a_hidden_linear_map_...`); one that hides a part of it is told once
+   (`test_a_part_...`), and what cannot be right is refused.
 
 In all ways of training: tests/contract. On several ranks: tests/distributed.
 """
@@ -177,9 +178,21 @@ class BlurredProduct(Product):
         return super().forward(F.linear(x, torch.eye(self.in_features)))
 
 
-def call_compiled(layer: nn.Module, x: Tensor) -> None:
+class Gated(Product):
+    """Calls a linear map with another parameter than its weight."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.gate = nn.Parameter(torch.ones(1, self.out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = super().forward(x)
+        return z * F.linear(z, self.gate).sigmoid()
+
+
+def call_compiled(layer: nn.Module, x: Tensor) -> Tensor:
     torch._dynamo.reset()
-    torch.compile(layer, backend="aot_eager")(x)
+    return torch.compile(layer, backend="aot_eager")(x)
 
 
 def call_in_grad(layer: nn.Module, x: Tensor) -> None:
@@ -199,6 +212,9 @@ def call_in_grad(layer: nn.Module, x: Tensor) -> None:
         (Product, call_in_grad),
         (BlurredProduct, nn.Module.__call__),
         (BlurredProduct, call_compiled),
+        (Gated, nn.Module.__call__),
+        (Gated, call_compiled),
+        (Gated, call_in_grad),
     ],
 )
 def test_a_hidden_linear_map_is_an_error(kind: type[nn.Linear], call) -> None:
@@ -213,10 +229,72 @@ def test_a_hidden_linear_map_is_none_where_nothing_is_trained() -> None:
     with torch.no_grad():
         layer(x)
     layer.weight.requires_grad_(False)
-    layer(x).sum().backward()
+    layer(x.requires_grad_()).sum().backward()
     layer.weight.requires_grad_(True)
     layer.eval()(x)
     assert type(trainact.remove(layer)) is Product
+
+
+@pytest.mark.parametrize("make", [ODD["centred linear"].make, ODD["std conv"].make])
+def test_nothing_is_refused_where_the_parameters_are_detached(make) -> None:
+    layer = trainact.TrAct(make())
+    x = torch.randn((2, 4, 9, 9) if isinstance(layer, nn.Conv2d) else (4, 7))
+    detached = {name: p.detach() for name, p in layer.named_parameters()}
+    z = torch.func.functional_call(layer, detached, (x,))
+    # As DataParallel makes of a frozen layer in each thread.
+    replica = layer._replicate_for_data_parallel()
+    replica._parameters = {}
+    for name, value in detached.items():
+        setattr(replica, name, value)
+    assert torch.equal(replica(x), z)
+    assert not z.requires_grad
+
+
+class HalfHidden(nn.Linear):
+    """One half of the product is called, the other one is written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = F.linear(x[:, :2], self.weight[:, :2], self.bias)
+        return seen + x[:, 2:] @ self.weight[:, 2:].T
+
+
+class WrittenInPlace(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        z = x.new_zeros(len(x), self.out_features)
+        z[:] = x @ self.weight.T
+        return F.linear(x, self.weight) + z
+
+
+class Scaled(nn.Linear):
+    """As simulated quantisation does: scales its weight by a constant of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight.detach().abs().amax()
+        x = x.type_as(self.weight)
+        return F.linear(x, self.weight / scale, self.bias) * scale
+
+
+@pytest.mark.parametrize("leaf", [False, True], ids=["", "input gradient"])
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        (HalfHidden, nn.Module.__call__),
+        (HalfHidden, call_compiled),
+        (WrittenInPlace, nn.Module.__call__),
+        (Scaled, nn.Module.__call__),
+        (Scaled, call_compiled),
+    ],
+)
+def test_a_part_of_the_linear_map_that_is_hidden_is_told_once(kind, call, leaf) -> None:
+    layer, x = trainact.TrAct(kind(4, 2)), torch.randn(5, 4, requires_grad=leaf)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        call(layer, x).sum().backward()
+    messages = [str(w.message) for w in told]
+    assert len(messages) == (kind is not Scaled)
+    assert all("trainact" in m and "by another way" in m for m in messages)
+    if call is nn.Module.__call__:
+        layer(x)
 
 
 def test_transformers_standardised_convolution() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -170,6 +171,60 @@ def test_layers_can_be_named() -> None:
         assert list(trainact.tract_layers(model)) == ["body"]
     model = trainact.apply(TwoStreams(), layer=["colour", "depth"])
     assert list(trainact.tract_layers(model)) == ["colour", "depth"]
+
+
+def test_a_shared_layer_has_two_names() -> None:
+    model = Reversed()
+    model.alias = model.body
+    for choice in ("alias", ["body", "alias"]):
+        assert list(trainact.tract_layers(trainact.apply(model, layer=choice))) == [
+            "body"
+        ]
+        trainact.remove(model)
+
+
+class Scaled(nn.Linear):
+    def __init__(self, inputs, outputs, *, scale=2.0):
+        super().__init__(inputs, outputs)
+        self.scale = scale
+
+    def forward(self, x):
+        return F.linear(x, self.weight * self.scale, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("layer", "settings"),
+    [
+        (nn.Linear(4, 2), {"in_features": 4, "out_features": 2, "bias": False}),
+        (nn.Conv1d(3, 4, 3), {"in_channels": 3, "out_channels": 4, "kernel_size": 3}),
+        (nn.Conv3d(3, 4, 3), {"in_channels": 3, "out_channels": 4, "kernel_size": 3}),
+        (Scaled(4, 2), {"inputs": 4, "outputs": 2, "scale": 3.0}),
+    ],
+)
+def test_another_layer_of_its_type_is_a_plain_one(layer, settings) -> None:
+    # Only TrAct and apply put TrAct on a layer, not a library that makes its like.
+    plain = type(layer)
+    kind = type(trainact.TrAct(layer))
+    assert inspect.signature(kind) == inspect.signature(plain)
+    made = kind(**settings)
+    assert type(made) is plain
+    assert repr(made) == repr(plain(**settings))
+    assert type(trainact.TrAct(made)) is kind
+    assert trainact.tract_layers(copy.deepcopy(made))
+
+
+def test_a_class_derived_from_a_layer_under_tract() -> None:
+    class Derived(trainact.TrActLinear):
+        def __init__(self):
+            super().__init__(4, 2)
+
+    layer, plain, x = Derived(), nn.Linear(4, 2), torch.randn(9, 4)
+    plain.load_state_dict(layer.state_dict())
+    trainact.TrAct(plain)
+    for module in (layer, plain):
+        module(x).square().sum().backward()
+    assert layer.lam == 0.1
+    assert torch.equal(layer.weight.grad, plain.weight.grad)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,18 @@ from trainact.layers import (
 )
 from trainact.precondition import may_be_transformed
 
+_HIDDEN = (
+    "the forward of {} has called none of torch.nn.functional.linear, conv1d, conv2d "
+    "and conv3d with a weight that is trained, so TrAct has not seen its linear map: "
+    "call one of them there, or take TrAct off with trainact.remove and use "
+    "trainact.functional.precondition in the forward"
+)
+_HIDDEN_IN_PART = (
+    "the weight of {} reaches its output also by another way than the calls of "
+    "torch.nn.functional.linear, conv1d, conv2d and conv3d in its forward; what comes "
+    "back that way is the ordinary gradient"
+)
+
 
 class TrActSubclass(TrActLayer):
     """A layer with a forward of its own, trained by TrAct; comes before its class.
@@ -51,33 +63,36 @@ class TrActSubclass(TrActLayer):
 
         Args:
             *args: as the layer's class takes them.
-            **kwargs: likewise.
+            **kwargs: as the layer's class takes them.
 
         Returns:
             What the layer's class returns.
         """
-        if not self._is_training():
+        weights = self._trained_weights()
+        others: Any = self.parameters()
+        is_trained = weights or any(p.requires_grad for p in others)
+        if not (self._is_training() and is_trained):
             return super().forward(*args, **kwargs)
         is_seen = False
 
         def mark(weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
             nonlocal is_seen
             refuse_proxy(x)
-            is_trained = weight.requires_grad or self._is_in_doubt()
-            if not is_trained or self._is_other(weight) or not self._trains(weight, x):
+            is_own = not self._is_other(weight) and self._gets_gradient(weight)
+            if not (is_own and self._trains(weight, x)):
                 return weight
             is_seen = True
             if not fits(x, weight, geometry):
                 return weight  # to be refused in the layer's own words
             return self._marked(weight, x, geometry)
 
-        calls = LinearCalls(mark, self._weights())
+        calls = LinearCalls(mark, weights)
         with calls:
             z = super().forward(*args, **kwargs)
-        if not is_seen:
-            self._refuse_if_trained()
-        elif calls.derives(z):
-            self._warn_of_another_way()
+        if weights and not is_seen:
+            raise RuntimeError(_HIDDEN.format(type(self).__name__))
+        if calls.derives(z):
+            warn(self, _HIDDEN_IN_PART.format(type(self).__name__))
         return z
 
     def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
@@ -90,41 +105,22 @@ class TrActSubclass(TrActLayer):
             raise RuntimeError(msg)
         return super()._marked(weight, x, geometry)
 
-    def _weights(self) -> list[Tensor]:
-        """What the effective weight is made of, wherever it is kept."""
+    def _trained_weights(self) -> list[Tensor]:
+        """What the effective weight is made of, as far as it gets a gradient."""
         # Hooks (pruning) and replicas keep it as an attribute that is no parameter.
-        kept = vars(self).get("weight")
-        return weight_parameters(self) + ([] if kept is None else [kept])
+        kept: list[Tensor] = [v for k, v in vars(self).items() if k == "weight"]
+        return [w for w in weight_parameters(self) + kept if self._gets_gradient(w)]
+
+    def _gets_gradient(self, tensor: Tensor) -> bool:
+        """Whether it does, or stands for a parameter and hides that."""
+        parameters: Any = self.parameters()
+        is_replaced = not any(isinstance(p, nn.Parameter) for p in parameters)
+        return tensor.requires_grad or (is_replaced and may_be_transformed())
 
     def _is_other(self, weight: Tensor) -> bool:
         """Whether a linear map's weight is a parameter beside this layer's weight."""
         named: Any = self.named_parameters()
         return any(weight is p for name, p in named if not is_of_weight(name))
-
-    def _is_in_doubt(self) -> bool:
-        """Whether tensors that hide what is trained stand for the parameters."""
-        parameters: Any = self.parameters()
-        is_trainable = any(isinstance(p, nn.Parameter) for p in parameters)
-        return may_be_transformed() and not is_trainable
-
-    def _refuse_if_trained(self) -> None:
-        if self._is_in_doubt() or any(w.requires_grad for w in self._weights()):
-            msg = (
-                f"the forward of {type(self).__name__} has called none of "
-                "torch.nn.functional.linear, conv1d, conv2d and conv3d with a weight "
-                "that is trained, so TrAct has not seen its linear map: call one of "
-                "them there, or take TrAct off with trainact.remove and use "
-                "trainact.functional.precondition in the forward"
-            )
-            raise RuntimeError(msg)
-
-    def _warn_of_another_way(self) -> None:
-        warn(
-            self,
-            f"the weight of {type(self).__name__} reaches its output also by another "
-            "way than the calls of torch.nn.functional.linear, conv1d, conv2d and "
-            "conv3d in its forward; what comes back that way is the ordinary gradient",
-        )
 
 
 class _Made(TrActLayer):

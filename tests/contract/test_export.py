@@ -82,12 +82,19 @@ def test_torch_export_for_any_batch_size() -> None:
     assert torch.equal(program.module()(x), models.plain(x))
 
 
+@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("name", ["linear", "std conv"])
-def test_torch_export_in_training_mode_is_not_silently_plain(name: str) -> None:
+def test_torch_export_in_training_mode_is_refused(name: str, strict: bool) -> None:
     models = Models(name)
-    treated = torch.export.export(models.treated.train(), (models.x,))
-    plain = torch.export.export(models.plain.train(), (models.x,))
-    assert len(treated.graph.nodes) > len(plain.graph.nodes)
+    model, x = models.treated.train(), (models.x,)
+    error = torch._dynamo.exc.Unsupported if strict else RuntimeError
+    with pytest.raises(error, match=r"exported in training mode: call model\.eval\(\)"):
+        torch.export.export(model, x, strict=strict)
+    # Nothing is trained: there is nothing to lose.
+    model[0].requires_grad_(False)
+    treated = torch.export.export(model, x, strict=strict)
+    plain = torch.export.export(models.plain.train(), x, strict=strict)
+    assert len(treated.graph.nodes) == len(plain.graph.nodes)
 
 
 def test_torchscript_trace(models: Models) -> None:
@@ -129,10 +136,10 @@ def test_fx_symbolic_trace(models: Models) -> None:
     assert torch.equal(models.treated[0].weight.grad, gradient)
 
 
-def test_fx_symbolic_trace_in_training_mode_is_refused() -> None:
-    models = Models("conv2d, groups")
-    with pytest.raises(torch.fx.proxy.TraceError):
-        torch.fx.symbolic_trace(models.treated.train())
+@pytest.mark.parametrize("name", ["conv2d, groups", "centred linear"])
+def test_fx_symbolic_trace_in_training_mode_is_refused(name: str) -> None:
+    with pytest.raises(torch.fx.proxy.TraceError, match="trace first, then apply"):
+        torch.fx.symbolic_trace(Models(name).treated.train())
 
 
 def onnx_nodes(path: Path) -> list[str]:
