@@ -67,6 +67,9 @@ class TrActSubclass(TrActLayer):
 
         Returns:
             What the layer's class returns.
+
+        Raises:
+            RuntimeError: if the weight is trained and its linear map was not seen.
         """
         weights = self._trained_weights()
         others: Any = self.parameters()
