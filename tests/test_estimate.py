@@ -424,6 +424,7 @@ def test_the_dispatch_mode_sees_a_wait() -> None:
         torch.randn(3).sum().item()
 
 
+@pytest.mark.filterwarnings("ignore:trainact:UserWarning")  # it trains in eval mode
 @pytest.mark.parametrize("name", FEW)
 def test_silent_passes(name: str) -> None:
     estimate = Estimate(3, 0.5)

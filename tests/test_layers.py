@@ -271,7 +271,7 @@ def complex_layer(layer: nn.Module) -> nn.Module:
     [
         (nn.Module.float, torch.Tensor.to_sparse, r"sparse \(torch.sparse_coo\): pass"),
         (nn.Module.float, torch.Tensor.to_sparse_csr, r"sparse \(torch.sparse_csr\)"),
-        (complex_layer, lambda x: x * 1j, "has become torch.complex64 since TrAct"),
+        (complex_layer, lambda x: x * 1j, r"complex \(torch.complex64\)"),
     ],
     ids=["coo", "csr", "complex"],
 )

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from trainact.origins import RAW, Meeting, Tracker, ValuesNeededError, empty_twin
 
 # Of a batch of images: samples, channels, height and width.
-IMAGE_DIMS = 4
+_IMAGE_DIMS = 4
 # What a model's attributes are put back into. Subclasses may refuse to be changed, or
 # do more than that.
 _CONTAINERS = (dict, OrderedDict, defaultdict, list, set)
@@ -117,7 +117,7 @@ def _images(example_input: Any) -> list[Tensor]:
     ]
     # Beside images, tensors of fewer dimensions say what is wanted of them: times,
     # embedded texts, masks.
-    return [t for t in images if t.ndim >= IMAGE_DIMS] or images or tensors
+    return [t for t in images if t.ndim >= _IMAGE_DIMS] or images or tensors
 
 
 def _run(

@@ -46,8 +46,8 @@ def check_trainable(x: Tensor) -> None:
         raise RuntimeError(msg)
     if x.is_complex():
         msg = (
-            f"the layer has become {x.dtype} since TrAct was put on it, and TrAct "
-            "needs real numbers: take it off with trainact.remove"
+            f"the input of a layer under TrAct is complex ({x.dtype}): TrAct needs "
+            "real numbers, take it off with trainact.remove"
         )
         raise RuntimeError(msg)
     if x.layout is not torch.strided and not x.is_nested:

@@ -55,8 +55,10 @@ def first_layers(model: nn.Module, example_input: Any = None) -> dict[str, nn.Mo
     Args:
         model: any module, on any device, meta included. It is left as it was.
         example_input: a tensor, a tuple of positional arguments or a mapping of keyword
-            arguments. Only its shapes are looked at, unless the model's forward depends
-            on values: then the model is run for real, once.
+            arguments. Beside images (four dimensions or more) nothing else in it is
+            followed: no times, masks or embedded texts. Only its shapes are looked at,
+            unless the model's forward depends on values: then the model is run for
+            real, once.
 
     Returns:
         Qualified name -> layer, as `trainact.apply` would choose, in the order of
