@@ -140,9 +140,9 @@ class TrActLayer(nn.Module):
     def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
         """The weight, with its gradient to be preconditioned for this input."""
         note_call(self)
+        ranks, span = self.ranks, Span(weight, x)
         if x.is_nested:
             x = nested_rows(x)
-        ranks, span = self.ranks, Span(weight, x)
         if is_sharded(x):
             x, group = local_input(x, geometry)
             ranks = ranks or (group and Group(group))
