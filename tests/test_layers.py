@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import trainact
+from trainact.guard import Guard
 
 from .cases import Case, backward, draw_case, oracle_gradient, oracle_rows
+from .odd import ODD
 from .tolerances import (
     FLOAT32_PROMISE,
     ORACLE_RTOL,
@@ -285,9 +287,10 @@ def test_inputs_without_statistics_are_refused(change, make_input, message) -> N
     layer(x)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_shapes_alone(kind: str) -> None:
-    case = draw_case(np.random.default_rng(4), kind)
+@pytest.mark.parametrize("name", [*KINDS, "centred linear", "std conv"])
+def test_shapes_alone(name: str, monkeypatch) -> None:
+    monkeypatch.setattr(Guard, "is_any_compiled", False)
+    case = ODD.get(name) or draw_case(np.random.default_rng(4), name)
     layer = trainact.TrAct(case.layer(torch.float32).to("meta"))
     x = torch.empty(case.shape, device="meta")
     z = layer(x)

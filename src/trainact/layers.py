@@ -132,14 +132,14 @@ class TrActLayer(nn.Module):
         # A weight that torch.func has put in place of the Parameter does not say
         # whether it will get a gradient.
         in_doubt = not isinstance(weight, nn.Parameter) and may_be_transformed()
-        if x.is_meta or not (weight.requires_grad or in_doubt):
+        if not (weight.requires_grad or in_doubt):
             return False
+        note_call(self)
         check_trainable(x)
-        return x.is_floating_point()
+        return x.is_floating_point() and not x.is_meta
 
     def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
         """The weight, with its gradient to be preconditioned for this input."""
-        note_call(self)
         ranks, span = self.ranks, Span(weight, x)
         if x.is_nested:
             x = nested_rows(x)

@@ -81,13 +81,12 @@ class TrActSubclass(TrActLayer):
         def mark(weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
             nonlocal is_seen
             refuse_proxy(x)
-            is_own = not self._is_other(weight) and self._gets_gradient(weight)
-            if not (is_own and self._trains(weight, x)):
+            if self._is_other(weight) or not self._gets_gradient(weight):
                 return weight
             is_seen = True
-            if not fits(x, weight, geometry):
-                return weight  # to be refused in the layer's own words
-            return self._marked(weight, x, geometry)
+            # What does not fit is refused in the layer's own words.
+            is_marked = self._trains(weight, x) and fits(x, weight, geometry)
+            return self._marked(weight, x, geometry) if is_marked else weight
 
         calls = LinearCalls(mark, weights)
         with calls:
