@@ -168,7 +168,7 @@ def times(
     x: Tensor, geometry: Geometry | None, settings: tuple[Estimate, ...]
 ) -> tuple[dict[Estimate, float], float]:
     """(processor time of statistics to that of exact ones, milliseconds of those)."""
-    exact = partial(local_factor, x, geometry, LAM, True)
+    exact = partial(local_factor, x, geometry, LAM)
     seconds: dict[Estimate | None, list[float]] = defaultdict(list)
     for _ in range(ROUNDS):
         seconds[None].append(mean_seconds(exact, 16))

@@ -51,8 +51,3 @@ def test_type_checker_exceptions_are_few() -> None:
     text = "\n".join(source.read_text() for source in SOURCES)
     assert "type: ignore" not in text
     assert text.count("pyright: ignore") <= 15
-
-
-def test_files_stay_small() -> None:
-    sizes = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in SOURCES}
-    assert max(sizes.values()) <= 300, max(sizes, key=sizes.__getitem__)
