@@ -114,11 +114,12 @@ def is_readable(tensor: Tensor) -> bool:
         tensor: on any device.
 
     Returns:
-        False in transforms, for fake and meta tensors and while a CUDA graph is
-        captured.
+        False in transforms, under dispatch modes (tracers, for one), for fake and meta
+        tensors and while a CUDA graph is captured.
     """
     return not (
         type(tensor) is not Tensor
+        or torch._C._len_torch_dispatch_stack() > 0
         or tensor.is_meta
         or in_transform()
         or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
