@@ -11,7 +11,7 @@ GPU_TESTS = tests/contract/test_gpu.py tests/contract/test_gpu_overlap.py \
 CORE_TESTS = tests/test_*.py tests/contract tests/distributed tests/integrations tests/kernels \
   tests/zoo tests/lab/test_cli*.py
 
-.PHONY: compare test check format lint types docs tests doctests coverage bench gpu gpu-lab readme wheel release clean help
+.PHONY: compare test explore check format lint types docs tests doctests coverage bench gpu gpu-lab readme wheel release clean help
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,16 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(HANGING) $(MARKED)
 tests: .venv/dev
 	$(PYTEST) --ignore tests/jaxed $(ARGS)
 	$(PYTEST) tests/jaxed $(ARGS)
+
+# All parts run, whatever fails. Status 5: what ARGS names is not in that part.
+explore: EXAMPLES ?= 1000
+explore: DRAWN = EXAMPLES=$(EXAMPLES) OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m hypothesis $(ARGS)
+explore: .venv/dev ## draw new examples in the drawn tests (EXAMPLES=1000 for each)
+	status=0; \
+	$(DRAWN) --ignore tests/jaxed || [ $$? = 5 ] || status=1; \
+	TRITON_INTERPRET=1 $(DRAWN) tests/kernels || [ $$? = 5 ] || status=1; \
+	$(DRAWN) tests/jaxed || [ $$? = 5 ] || status=1; \
+	exit $$status
 
 docs: .venv/dev ## build the documentation's site in build/site, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from trainact import reference
 from trainact.geometry import conv_geometry
 
+from .tolerances import solve_rtol
+
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -137,6 +139,14 @@ def oracle_gradient(
         )
     ]
     return np.concatenate(gradients).reshape(layer.weight.shape)
+
+
+def oracle_rtol(
+    layer: nn.Module, x: Tensor, grad_z: Tensor, lam: float, dtype: torch.dtype
+) -> float:
+    """How far from `oracle_gradient` rounding to a dtype can lead."""
+    blocks = zip(oracle_rows(layer, x), oracle_grad_rows(layer, grad_z), strict=True)
+    return max(solve_rtol(dtype, x_NP, lam, grad_z_NO) for x_NP, grad_z_NO in blocks)
 
 
 def backward(layer: nn.Module, x: Tensor, seed: int = 1) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import settings
 
-settings.register_profile("trainact", deadline=None, print_blob=True, derandomize=True)
-settings.load_profile("trainact")
+from .drawing import load_profile
+
+load_profile()
 
 
 @pytest.fixture(autouse=True)

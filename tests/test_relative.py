@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from trainact.factor import factorise
 
 from .cases import Case, backward, draw_case, oracle_grad_rows, oracle_rows
 from .contract.table import LAYERS
+from .drawing import examples
 from .tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 
 KINDS = ("linear", "conv1d", "conv2d", "conv3d")
@@ -57,7 +57,7 @@ def test_float64(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-4, 0.3, 255.0, 1e5]))
-@hypothesis_settings(max_examples=25)
+@examples(25)
 def test_the_change_of_pre_activations_does_not_depend_on_the_scale(
     kind: str, seed: int, scale: float
 ) -> None:

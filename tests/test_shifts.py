@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -28,6 +28,7 @@ from trainact.geometry import Geometry, make_geometry
 from trainact.shifts import shifted_products
 
 from .cases import oracle_rows
+from .drawing import examples
 from .test_gram import drawn
 from .tolerances import GRAM_EPS, ORACLE_RTOL, relative_error
 
@@ -73,7 +74,7 @@ def long_signals(draw) -> tuple[Geometry, int]:
 
 
 @given(long_signals())
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_strides_and_dilations_of_one_dimension(drawn_case) -> None:
     geometry, length = drawn_case
     x = torch.randn(2, geometry.channels, length, dtype=torch.float64)

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.drawing import examples
 from tests.tolerances import GRAM_EPS, relative_error
 from trainact import reference
 from trainact.geometry import Geometry, make_geometry
@@ -165,7 +166,7 @@ def test_inputs_beyond_32_bit_offsets(monkeypatch) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=20)
+@examples(20)
 def test_drawn_geometries(data: st.DataObject) -> None:
     spatial = data.draw(st.integers(1, 3))
 

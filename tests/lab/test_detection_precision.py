@@ -9,12 +9,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
 from tests.distributed.processes import run
+from tests.drawing import examples
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL
 from trainact.lab.detection.average_precision import (
     Detections,
@@ -220,7 +221,7 @@ images, labels = st.integers(0, 2), st.integers(0, 1)
 scores = st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.9])
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     st.lists(st.tuples(images, labels, scores, pixel_boxes()), max_size=14),
     st.lists(st.tuples(images, labels, st.booleans(), pixel_boxes()), max_size=9),

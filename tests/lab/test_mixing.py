@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from timm.data.mixup import Mixup
 from torch import Tensor
@@ -115,7 +115,6 @@ def cut_batches(draw: st.DrawFn) -> tuple[int, int, list[int]]:
 
 
 @given(cut_batches(), st.sampled_from([(0.8, 1.0), (0.8, 0.0), (0.0, 1.0)]), sizes)
-@settings(deadline=None)
 def test_pieces_are_mixed_as_the_whole(
     cut: tuple[int, int, list[int]], alphas: tuple[float, float], seed: int
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -42,6 +42,7 @@ from benchmarks.scaling_volumes import (
     synced_kept_bytes,
 )
 from tests.distributed.processes import run
+from tests.drawing import examples
 from trainact import sync
 from trainact.cost import can_shift, cheapest_dim
 from trainact.factor import factorise
@@ -89,7 +90,7 @@ def test_the_layers_take_every_way() -> None:
     assert {stem.is_dual for stem in stems} == {False, True}
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     kernel=st.integers(2, 5),
     stride=st.integers(1, 3),
