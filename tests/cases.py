@@ -129,24 +129,33 @@ def oracle_grad_rows(layer: nn.Module, grad_z: Tensor) -> np.ndarray:
 
 
 def oracle_gradient(
-    layer: nn.Module, x: Tensor, grad_z: Tensor, lam: float
+    layer: nn.Module, x: Tensor, grad_z: Tensor, lam: float, relative: bool = False
 ) -> np.ndarray:
     """What TrAct's weight gradient is, in the weight's shape."""
-    gradients = [
-        reference.tract_gradient(grad_z_NO, x_NP, lam)
-        for grad_z_NO, x_NP in zip(
-            oracle_grad_rows(layer, grad_z), oracle_rows(layer, x), strict=True
-        )
-    ]
+    groups = _groups(layer, x, grad_z, lam, relative)
+    gradients = [reference.tract_gradient(*group) for group in groups]
     return np.concatenate(gradients).reshape(layer.weight.shape)
 
 
 def oracle_rtol(
-    layer: nn.Module, x: Tensor, grad_z: Tensor, lam: float, dtype: torch.dtype
+    layer: nn.Module,
+    x: Tensor,
+    grad_z: Tensor,
+    lam: float,
+    dtype: torch.dtype,
+    relative: bool = False,
 ) -> float:
     """How far from `oracle_gradient` rounding to a dtype can lead."""
-    blocks = zip(oracle_rows(layer, x), oracle_grad_rows(layer, grad_z), strict=True)
-    return max(solve_rtol(dtype, x_NP, lam, grad_z_NO) for x_NP, grad_z_NO in blocks)
+    groups = _groups(layer, x, grad_z, lam, relative)
+    return max(solve_rtol(dtype, x_NP, lam, grad_z) for grad_z, x_NP, lam in groups)
+
+
+def _groups(
+    layer: nn.Module, x: Tensor, grad_z: Tensor, lam: float, relative: bool
+) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """Gradient rows, rows and λ of each group."""
+    rows = zip(oracle_grad_rows(layer, grad_z), oracle_rows(layer, x), strict=True)
+    return [(g, r, lam * float(np.mean(r**2)) if relative else lam) for g, r in rows]
 
 
 def backward(layer: nn.Module, x: Tensor, seed: int = 1) -> tuple[Tensor, Tensor]:
