@@ -46,13 +46,19 @@ def solve_rtol(
     rows: np.ndarray,
     lam: float,
     grad_z: np.ndarray | None = None,
+    in_span: bool = False,
 ) -> float:
     """Bound on the relative error of a preconditioned gradient.
 
-    Without ``grad_z``, both sides were made from the same ordinary gradient.
+    Without ``grad_z``, both sides were made from the same ordinary gradient. With
+    ``in_span``, no rounding outside the span of the rows is amplified by 1 / λ: there
+    the smallest eigenvalue of A adds to λ.
     """
     trace = float(np.sum(rows**2) / len(rows))
     kappa = (trace + lam) / lam if trace else 1.0
+    if in_span and trace:
+        smallest = np.linalg.svd(rows, compute_uv=False)[-1] ** 2 / len(rows)
+        kappa = (trace + lam) / (smallest + lam)
     error = SAFETY
     if grad_z is not None:
         size = np.linalg.norm(grad_z) * np.linalg.norm(rows)
