@@ -54,6 +54,17 @@ def api(modules: tuple[str, ...]) -> list[str]:
     return sorted(line for name in modules for line in _names(name))
 
 
+def api_changes(modules: tuple[str, ...]) -> set[str]:
+    """The lines that are committed alone, or found alone."""
+    is_jax = modules is JAX_MODULES
+    committed = {
+        line
+        for line in API.read_text().splitlines()
+        if line.startswith("trainact.jax") == is_jax
+    }
+    return committed ^ set(api(modules))
+
+
 def _names(module_name: str) -> Iterator[str]:
     module = importlib.import_module(module_name)
     defined = [name for name, value in vars(module).items() if _is_of(value, module)]
@@ -174,21 +185,6 @@ class PatchTransformer(nn.Module):
         return self.head(self.block(tokens).mean(1))
 
 
-class Residual(nn.Module):
-    """A ResNet of one block behind a stem of 7 x 7 with stride 2."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 4, 7, stride=2, padding=3, bias=False)
-        self.norm = nn.GroupNorm(2, 4)
-        self.conv = nn.Conv2d(4, 4, 3, padding=1)
-        self.head = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.norm(self.stem(x))), 2)
-        return self.head((x + F.relu(self.conv(x))).mean((2, 3)))
-
-
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "cnn": (
         lambda: nn.Sequential(
@@ -207,7 +203,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (2, 3, 5, 5),
     ),
-    "resnet": (Residual, (3, 12, 12)),
+    "stem": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 7, stride=2, padding=3, bias=False),
+            nn.GroupNorm(2, 4),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(36, 3),
+        ),
+        (3, 12, 12),
+    ),
 }
 STEPS, BATCH, RATE, MOMENTUM = 20, 8, 0.05, 0.9
 
