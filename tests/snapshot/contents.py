@@ -1,7 +1,7 @@
 """What the snapshot holds: made from today's code, compared with what was committed.
 
 - ``api.txt``: every public name and its signature.
-- ``layers.pt``, ``states.pt``: layers and state dicts that version 0.1.0 saved.
+- ``layers.pt``, ``states.pt``: layers and state dicts that an earlier version saved.
 - ``curves.json``: 20 losses of each of five networks, one curve for every way of
   training, since all ways are the same training.
 
