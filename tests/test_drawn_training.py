@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import event, given
 from hypothesis import strategies as st
@@ -214,6 +215,8 @@ def is_raised_by_trainact(error: BaseException) -> bool:
     return "trainact" in Path(last.filename).parts and "raise" in (last.line or "")
 
 
+# Where the floor of λ acts, it is within the bound.
+@pytest.mark.filterwarnings("ignore::trainact.DampingWarning")
 @given(
     way=ways(),
     kind=st.sampled_from(["linear", "conv1d", "conv2d", "conv3d"]),

@@ -5,8 +5,8 @@
 - ``curves.json``: 20 losses of each of five networks, one curve for every way of
   training, since all ways are the same training.
 
-``python -m tests.snapshot`` writes all of it anew. Layers and state dicts are not
-written again, for a later version must read what an earlier one has saved.
+``python -m tests.snapshot`` writes names and curves that have changed. Layers and state
+dicts are not written again: a later version must read what an earlier one has saved.
 """
 
 from __future__ import annotations
