@@ -24,7 +24,6 @@ from benchmarks.scaling_volumes import (
     Stem,
     collectives,
     local_kept_bytes,
-    synced_kept_bytes,
 )
 from trainact.geometry import Geometry, conv_geometry
 
@@ -83,7 +82,7 @@ def sent_collectives() -> Generator[list[Collective]]:
     def counting(name: Any, function: Any) -> Callable[..., Any]:
         def call(*args: Any, async_op: bool = False, **kwargs: Any) -> Any:
             sent = args[-1].nbytes  # all_gather has what it fills first
-            calls.append(Collective(name, sent, is_awaited=not async_op))
+            calls.append(Collective(name, sent))
             return function(*args, async_op=async_op, **kwargs)
 
         return call
@@ -159,8 +158,7 @@ def predicted(layer: nn.Module, x: Tensor, rows_by_rank: list[int]) -> dict[str,
     if len(rows_by_rank) == 1:
         work, kept = local_work(stem, x.device.type), local_kept_bytes(stem)
     else:
-        work = synced_work(stem, x.device.type, sum(rows_by_rank))
-        kept = synced_kept_bytes(stem, rows_by_rank)
+        work, kept = synced_work(stem, x.device.type, sum(rows_by_rank)), 0
     return {
         "collectives": [asdict(call) for call in collectives(stem, rows_by_rank)],
         "kept_bytes": kept,

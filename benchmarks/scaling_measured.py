@@ -14,7 +14,6 @@ COUNTS_COLUMNS = (
     "kept, own",
     "sent, 2 ranks",
     "sent, 3 ranks",
-    "kept, 2 ranks",
     "products, own, GFLOP",
     "equal to the formulas",
 )
@@ -56,7 +55,6 @@ def counts(records: list[dict[str, Any]]) -> str:
             f"{alone['measured']['kept_bytes']:,}",
             sent(two),
             sent(three),
-            f"{two['kept_bytes']:,}",
             f"{alone['measured']['products'] / 1e9:.3f}",
             f"{sum(equal)} of {len(equal)}",
         )

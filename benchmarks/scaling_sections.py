@@ -33,7 +33,6 @@ from benchmarks.scaling_volumes import (
     exchange,
     local_kept_bytes,
     scratch_bytes,
-    synced_kept_bytes,
 )
 from benchmarks.sections import RECORDS, load, source
 from trainact.lab.table_text import markdown
@@ -50,7 +49,6 @@ SIZE_COLUMNS = (
     "rows b",
     "system of one GPU",
     "kept, own",
-    f"kept, shared by {SHARED}",
     "beside it, in the backward",
     "sent by each",
     "gradients",
@@ -78,7 +76,6 @@ GROWTH_COLUMNS = (
     "exchanged",
     "sent by each, MB",
     "shared systems, GFLOP",
-    "kept, shared, MB",
 )
 
 
@@ -91,14 +88,14 @@ def size_row(case: Case) -> tuple[str, ...]:
     stem, gradients = case.stem, GRADIENT_BYTES * case.params
     ranks = [stem.rows] * SHARED
     sent = collectives(stem, ranks)[-1].sent_bytes
-    kept = local_kept_bytes(stem), synced_kept_bytes(stem, ranks)
+    kept = local_kept_bytes(stem)
     return (
         case.name,
         f"{case.images} of {'x'.join(map(str, stem.shape[1:]))}",
         f"{stem.entries:,}",
         f"{stem.rows:,}",
         system_name(stem),
-        *map(megabytes, (*kept, scratch_bytes(stem), sent, gradients)),
+        *map(megabytes, (kept, scratch_bytes(stem), sent, gradients)),
         percent(sent / gradients),
     )
 
@@ -184,7 +181,6 @@ def growth_row(case: Case, ranks: int) -> tuple[str, ...]:
         exchange(stem.entries, all_rows, ranks),
         megabytes(sum(call.sent_bytes for call in collectives(stem, rows))),
         significant(synced_work(stem, "cuda", all_rows).systems / 1e9),
-        megabytes(synced_kept_bytes(stem, rows)),
     )
 
 

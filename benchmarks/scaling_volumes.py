@@ -67,12 +67,10 @@ class Collective:
     Attributes:
         name: of the function in `torch.distributed`.
         sent_bytes: of the tensor that a rank hands over.
-        is_awaited: at once, in the forward pass; otherwise in the backward pass.
     """
 
     name: Literal["all_reduce", "all_gather"]
     sent_bytes: int
-    is_awaited: bool
 
 
 def exchange(entries: int, all_rows: int, num_ranks: int) -> Exchange:
@@ -108,46 +106,33 @@ def collectives(stem: Stem, rows_by_rank: Sequence[int]) -> list[Collective]:
     if kind == "none":
         return []
     sums = stem.groups * stem.entries**2 + 1
-    summed = Collective("all_reduce", WIDE * sums, is_awaited=False)
+    summed = Collective("all_reduce", WIDE * sums)
     if stem.entries <= sync.MAX_SUMMED_ENTRIES:
         return [summed]
-    counted = Collective("all_gather", COUNT, is_awaited=True)
+    counted = Collective("all_gather", COUNT)
     if kind == "sums":
         return [counted, summed]
     padded = stem.groups * max(1, *rows_by_rank) * stem.entries
     sent = stem.dtype.itemsize * padded
-    return [counted, Collective("all_gather", sent, is_awaited=True)]
+    return [counted, Collective("all_gather", sent)]
 
 
 def local_kept_bytes(stem: Stem) -> int:
     """Bytes that a call keeps for its backward pass beyond those of the plain layer.
 
+    With shared statistics there are none: they are made in the backward pass, of the
+    input that the layer keeps.
+
     Args:
         stem: what is computed; float32 or 16-bit, an input without a gradient.
 
     Returns:
-        Of the inverse, or of the dual form's basis and b x b system.
+        Of the inverse, or of the dual form's basis, b x b system and 1 / λ.
     """
-    return _factor_bytes(stem, stem.rows) if stem.is_dual else _inverse_bytes(stem)
-
-
-def synced_kept_bytes(stem: Stem, rows_by_rank: Sequence[int]) -> int:
-    """The same for a call whose statistics are on their way around the ranks.
-
-    Args:
-        stem: what is computed, on this rank.
-        rows_by_rank: b of each rank, more than one.
-
-    Returns:
-        Of the sums and of this rank's rows in float64 where they are few; or of a
-        factor of all rows.
-    """
-    all_rows = sum(rows_by_rank)
-    if exchange(stem.entries, all_rows, len(rows_by_rank)) == "rows":
-        return _factor_bytes(stem, all_rows)
-    sums = stem.groups * stem.entries**2
-    span = stem.groups * stem.rows * stem.entries if stem.is_dual else 0
-    return WIDE * (sums + 1 + span)
+    if not stem.is_dual:
+        return NARROW * stem.groups * stem.entries**2
+    basis = NARROW * stem.groups * stem.rows * stem.entries
+    return basis + WIDE * stem.groups * (stem.rows**2 + 1)
 
 
 def scratch_bytes(stem: Stem) -> int:
@@ -160,12 +145,3 @@ def scratch_bytes(stem: Stem) -> int:
         Of A and of four more matrices of its size in float64.
     """
     return 5 * WIDE * stem.groups * stem.entries**2
-
-
-def _inverse_bytes(stem: Stem) -> int:
-    return NARROW * stem.groups * stem.entries**2
-
-
-def _factor_bytes(stem: Stem, num_rows: int) -> int:
-    basis = NARROW * stem.groups * num_rows * stem.entries
-    return basis + WIDE * stem.groups * num_rows**2

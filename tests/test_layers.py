@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -297,3 +298,19 @@ def test_shapes_alone(name: str, monkeypatch) -> None:
     z.sum().backward()
     assert z.shape == trainact.remove(layer)(x).shape
     assert layer.weight.grad.shape == layer.weight.shape
+
+
+@pytest.mark.parametrize("way", ["now", "later", "deferred"])
+def test_one_output_in_channels_last(way: str) -> None:
+    """Dimensions of size one keep their strides on the way to the convolution."""
+    layer = trainact.TrAct(nn.Conv2d(3, 1, 2, stride=3))
+    layer.to(memory_format=torch.channels_last)
+    x = torch.randn(1, 3, 4, 8).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    if way == "later":
+        layer.estimate = trainact.Estimate(fraction=0.999)
+    with trainact.deferred(layer, optimizer) if way == "deferred" else nullcontext():
+        z = layer(x)
+        z.backward(torch.ones_like(z))
+    truth = oracle_gradient(layer, x, torch.ones_like(z), 0.1)
+    assert relative_error(layer.weight.grad, truth) < FLOAT32_PROMISE

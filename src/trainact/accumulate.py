@@ -56,6 +56,7 @@ from trainact.torch_internals import (
     in_transform,
     outside_graphs,
     register_first_hook,
+    same_view,
 )
 
 # What averaging and rescaling may add to a gradient, in eps of its largest entry.
@@ -498,7 +499,7 @@ class _Observe(torch.autograd.Function):
     ) -> Tensor:
         ctx.arrive = arrive
         ctx.save_for_backward(seen)
-        return weight.view_as(weight)
+        return same_view(weight)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -130,7 +130,8 @@ def factorise(
     inverse_GPP = torch.cholesky_inverse(_cholesky(gram_GPP, lam_G))
     if span_GNP is None:
         return Factor(inverse_GPP.to(dtype))
-    _, basis_GNP = _decompose(span_GNP, gram_GPP.dtype)
+    wide = gram_GPP.dtype
+    _, basis_GNP = _decompose(span_GNP, wide, twice=dtype == wide)
     inside_GPP = basis_GNP.mT @ (basis_GNP @ inverse_GPP)
     return Factor(inside_GPP, outer=inverse_GPP - inside_GPP)
 
@@ -150,7 +151,8 @@ def factorise_rows(rows_GNP: Tensor, lam: Lam) -> Factor:
     """
     num_rows, num_entries = rows_GNP.shape[1:]
     dtype = statistics_dtype(rows_GNP)
-    lower_GNN, basis_GNP = _decompose(rows_GNP, dtype)
+    wide = accumulation_dtype(rows_GNP)
+    lower_GNN, basis_GNP = _decompose(rows_GNP, dtype, twice=dtype == wide)
     gram_GNN = _outer(lower_GNN.mT) / num_rows
     lam_G = resolve(lam, _trace(gram_GNN), num_entries, gram_GNN.dtype)
     inner_GNN = torch.cholesky_inverse(_cholesky(gram_GNN, lam_G))
@@ -193,12 +195,14 @@ def apply_factor(
     return result_GOP.reshape(grad.shape).to(grad.dtype)
 
 
-def _decompose(rows_GNP: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _decompose(
+    rows_GNP: Tensor, dtype: torch.dtype, *, twice: bool
+) -> tuple[Tensor, Tensor]:
     """L and U of X = L U, where the rows of U, kept in ``dtype``, are orthonormal."""
     wide = accumulation_dtype(rows_GNP)
     lower_GNN, _ = _span(_kernel(rows_GNP, wide))
     basis_GNP = _solve_rows(lower_GNN, rows_GNP, dtype)
-    if dtype == wide:  # departure 2
+    if twice:  # departure 2
         again_GNN, shift_G = _span(_kernel(basis_GNP, wide))
         # The shift has made orthonormal rows shorter by a known factor.
         stretch_G11 = (1 + shift_G).sqrt()[:, None, None]

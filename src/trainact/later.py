@@ -17,6 +17,7 @@ from torch import Tensor
 from trainact.factor import Factor
 from trainact.precision import full_precision
 from trainact.span import Span, apply_in_span
+from trainact.torch_internals import same_view
 
 # A layer's input -> the factor of this call; the input is None where it is not needed.
 MakeFactor = Callable[[Any], Factor]
@@ -38,7 +39,7 @@ class _PreconditionLater(torch.autograd.Function):
         ctx.span = span
         ctx.factor = None
         ctx.save_for_backward(x)
-        return weight.view_as(weight)
+        return same_view(weight)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:

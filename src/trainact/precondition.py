@@ -28,7 +28,7 @@ from torch import Tensor
 from trainact.factor import Factor, apply_factor
 from trainact.precision import full_precision
 from trainact.span import Span, apply_in_span
-from trainact.torch_internals import in_forward_mode, in_transform
+from trainact.torch_internals import in_forward_mode, in_transform, same_view
 
 
 class _Precondition(torch.autograd.Function):
@@ -42,7 +42,7 @@ class _Precondition(torch.autograd.Function):
     ) -> Tensor:
         ctx.span = span
         ctx.save_for_backward(*factor)
-        return weight.view_as(weight)
+        return same_view(weight)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -135,6 +135,21 @@ def backward_task() -> int:
     return torch._C._current_graph_task_id()
 
 
+def same_view(tensor: Tensor) -> Tensor:
+    """The same tensor as another object, with the same strides.
+
+    `Tensor.view_as` gives dimensions of size one strides of its own, after which some
+    kernels take a channels_last weight for another layout.
+
+    Args:
+        tensor: any, also a DTensor.
+
+    Returns:
+        A view of it.
+    """
+    return torch.ops.aten.alias.default(tensor)
+
+
 def register_first_hook(leaf: Tensor, hook: Callable[[Tensor], Tensor]) -> Any:
     """`torch.Tensor.register_hook`, to be called before the hooks that are there.
 
