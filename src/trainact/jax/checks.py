@@ -7,6 +7,7 @@ import numbers
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from trainact.jax.damping import Lam, Relative
@@ -16,7 +17,7 @@ def check_lam(lam: Any) -> float | Array:
     r"""Check a damping.
 
     Args:
-        lam: :math:`\lambda`; an array (a schedule's value) is taken as it is.
+        lam: :math:`\lambda`; a JAX array (a schedule's value) is taken as it is.
 
     Returns:
         It, as a float or a scalar array.
@@ -24,6 +25,8 @@ def check_lam(lam: Any) -> float | Array:
     Raises:
         ValueError: if it is not a positive finite number.
     """
+    if isinstance(lam, np.ndarray | np.generic) and lam.ndim == 0:
+        lam = lam.item()
     if isinstance(lam, Array):
         if lam.ndim == 0 and jnp.issubdtype(lam.dtype, jnp.floating):
             return lam
@@ -65,7 +68,7 @@ def check_damping(lam: Any, relative: Any) -> Lam:
 
 
 def check_floating(name: str, x: Any) -> Array:
-    """Check an array of real numbers.
+    """Check an array of real floating numbers.
 
     Args:
         name: of the argument.
@@ -75,9 +78,15 @@ def check_floating(name: str, x: Any) -> Array:
         It, as a JAX array.
 
     Raises:
-        ValueError: if its dtype is not floating.
+        ValueError: if its dtype is another one.
     """
     array = jnp.asarray(x)
+    if jnp.iscomplexobj(array):
+        msg = (
+            f"{name} has dtype {array.dtype}, but TrAct is for real numbers: leave a "
+            "layer of complex numbers an ordinary one"
+        )
+        raise ValueError(msg)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         msg = (
             f"{name} has dtype {array.dtype}, but TrAct needs floating numbers: "

@@ -10,6 +10,7 @@ they are, so that files and checkpoints of plain models fit, both ways.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ need("equinox")
 
 import equinox as eqx
 from jax import Array, lax
+from jax.custom_batching import custom_vmap
 
 from trainact.jax.checks import check_damping
 from trainact.jax.conv import mark_conv
@@ -36,6 +38,7 @@ class TrActLayer(eqx.Module):
         relative: whether it is in units of tr A / n.
         batch_axis: of `jax.vmap`, whose examples are one batch; None for each alone.
         axis_name: further mapped axes, of shard_map or pmap.
+        is_model: whether the layer is not a part of a model.
         plain: class of the layer before.
     """
 
@@ -43,6 +46,7 @@ class TrActLayer(eqx.Module):
     relative: bool = eqx.field(static=True)
     batch_axis: str | None = eqx.field(static=True)
     axis_name: AxisName = eqx.field(static=True)
+    is_model: bool = eqx.field(static=True)
     plain: type = eqx.field(static=True)
 
 
@@ -62,7 +66,7 @@ class TrActConv(TrActLayer, eqx.nn.Conv):
         is_padded = self.padding_mode != "ZEROS"
         seen = self._nonzero_pad(x) if is_padded else x
         weight = mark_conv(
-            _batch(seen, self.batch_axis),
+            _batch(seen, self),
             self.weight,
             check_damping(self.lam, self.relative),
             strides=self.stride,
@@ -88,7 +92,7 @@ class TrActLinear(TrActLayer, eqx.nn.Linear):
             ``[output features]``.
         """
         row = x.reshape(1) if self.in_features == "scalar" else x
-        rows = _batch(row, self.batch_axis)
+        rows = _batch(row, self)
         damping = check_damping(self.lam, self.relative)
         weight = mark(self.weight, rows, damping, (0, 1), None, self.axis_name)
         return eqx.nn.Linear.__call__(_with_weight(self, weight), x, key=key)
@@ -128,7 +132,8 @@ def apply(
         The new model; the given one is unchanged.
 
     Raises:
-        ValueError: if λ is not positive, or a layer is of another kind or under TrAct.
+        ValueError: if λ is not positive, or a layer is of another kind (also a subclass
+            with a call or fields of its own) or under TrAct.
         TypeError: if ``relative`` is not a bool.
 
     Examples:
@@ -149,11 +154,16 @@ def apply(
 
     def convert(layer: Any) -> Any:
         for plain, ours in _CLASSES.items():
-            if isinstance(layer, plain) and not isinstance(layer, TrActLayer):
-                return _copy(layer, ours, {**settings, "plain": type(layer)})
+            # A subclass may have a call and fields of its own, which ours has not.
+            is_plain = isinstance(layer, plain) and _is_as(type(layer), plain)
+            if is_plain:
+                own = {"is_model": layer is model, "plain": type(layer)}
+                return _copy(layer, ours, settings | own)
         msg = (
             f"where= gives a {type(layer).__name__}: expected a Conv or a Linear of "
-            "equinox.nn that is not under TrAct yet"
+            "equinox.nn that is not under TrAct yet. In a class with a call of its "
+            "own, use trainact.jax.tract_conv or tract_dense with "
+            f"axis_name={batch_axis!r} on x[None]"
         )
         raise ValueError(msg)
 
@@ -209,17 +219,72 @@ def _with_weight(layer: Any, weight: Array) -> Any:
     return eqx.tree_at(weight_of, layer, weight)
 
 
-def _batch(x: Array, batch_axis: str | None) -> Array:
+def _is_as(kind: type, plain: type) -> bool:
+    """Whether a subclass has the call and the fields of the plain layer."""
+    same_fields = set(kind.__dataclass_fields__) == set(plain.__dataclass_fields__)
+    return same_fields and kind.__call__ is plain.__call__
+
+
+def _batch(x: Array, layer: Any) -> Array:
     """All examples of the batch, without a gradient."""
-    x = lax.stop_gradient(x)
-    if batch_axis is None:
-        return x[None]
+    x, axis = lax.stop_gradient(x)[None], layer.batch_axis
+    if axis is None:
+        return x
     try:
-        return lax.all_gather(x, batch_axis)
+        examples, index = lax.all_gather(x, axis, tiled=True), lax.axis_index(axis)
     except NameError as error:
         msg = (
-            f"no axis is named {batch_axis!r}: call the model as jax.vmap(model, "
-            f"axis_name={batch_axis!r})(examples), so that TrAct sees the whole batch, "
+            f"no axis is named {axis!r}: call the model as jax.vmap(model, "
+            f"axis_name={axis!r})(examples), so that TrAct sees the whole batch, "
             "or give apply(..., batch_axis=None) if each example is one"
         )
         raise ValueError(msg) from error
+    # What is still mapped where the further named axes are not any more.
+    others = examples[:0]
+    if layer.axis_name is not None:
+        others = lax.psum(others, layer.axis_name)
+    weight = lax.stop_gradient(layer.weight)
+    return _undivided(layer)(examples, others, index, weight)
+
+
+def _undivided(layer: TrActLayer) -> Callable[..., Array]:
+    """Make a function that returns its first argument where that is the whole batch.
+
+    JAX hands the mapped axes on from the innermost to the outermost. One within the
+    batch axis that has no name, as a ViT's own `jax.vmap` over the patches of an image,
+    would divide the batch, unless each of its entries also has a layer of its own. Axes
+    outside are the caller's.
+    """
+
+    @custom_vmap
+    def whole(examples: Array, others: Array, index: Array, weight: Array) -> Array:
+        del others, index, weight
+        return examples
+
+    def mapped(
+        size: int, is_mapped: list[bool], examples: Array, *arrays: Array
+    ) -> tuple[Array, bool]:
+        are_examples, is_other, is_batch, has_own_weight = is_mapped
+        if is_other and not has_own_weight:
+            _say_divided(layer, size)
+        if not is_batch:
+            examples = whole(examples, *arrays)
+        return examples, are_examples
+
+    whole.def_vmap(mapped)
+    return whole
+
+
+def _say_divided(layer: TrActLayer, size: int) -> None:
+    axis = layer.batch_axis
+    msg = (
+        f"jax.vmap maps {size} inputs of one example without a name for their axis, "
+        "and each would be a batch of its own. If all are rows of one batch, as the "
+        "patches of an image, name the axis: jax.vmap(layer, axis_name='patches') and "
+        f"apply(..., batch_axis={axis!r}, axis_name='patches'); if not, "
+        f"apply(..., batch_axis=None, axis_name={axis!r})"
+    )
+    if not layer.is_model:
+        raise ValueError(msg)
+    # Then every mapped axis is the caller's own.
+    warnings.warn(msg, stacklevel=2)

@@ -8,14 +8,17 @@ module knows of any other.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from jax import lax
 
 Pairs = tuple[tuple[int, int], ...]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
+_NUMPY = (np.ndarray, np.generic)
 PADDINGS = ("SAME", "SAME_LOWER", "VALID")
 
 
@@ -174,17 +177,19 @@ def per_dimension(name: str, value: int | Sequence[int], num: int) -> tuple[int,
     Raises:
         ValueError: if their number does not fit or one is not positive.
     """
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * num
+    values = tuple(np.ravel(np.asarray(value)).tolist())
+    if np.ndim(value) == 0:
+        values *= num
     if len(values) != num:
         msg = (
             f"{name}={values} has {len(values)} values, but the input has {num} "
             "spatial dimensions: give one number, or one for each"
         )
         raise ValueError(msg)
-    if values and min(values) < 1:
-        msg = f"{name}={values} must be at least 1"
+    if not all(isinstance(v, int) and v >= 1 for v in values):
+        msg = f"{name}={values} must be whole numbers of at least 1"
         raise ValueError(msg)
-    return tuple(int(v) for v in values)
+    return values
 
 
 def resolve_padding(
@@ -207,17 +212,17 @@ def resolve_padding(
     Raises:
         ValueError: if it is another string or has another form.
     """
-    given: Any = padding
+    given: Any = padding.tolist() if isinstance(padding, _NUMPY) else padding
     if isinstance(given, str):
         if given.upper() not in PADDINGS:
             known = ", ".join(map(repr, PADDINGS))
             msg = f"padding={given!r} is not known: give {known}, integers or pairs"
             raise ValueError(msg)
         pairs: Any = lax.padtype_to_pads(spatial, extent, strides, given.upper())
-    elif isinstance(given, int):
+    elif isinstance(given, numbers.Integral):
         pairs = [(given, given)] * len(spatial)
     else:
-        pairs = [(p, p) if isinstance(p, int) else tuple(p) for p in given]
+        pairs = [(p, p) if isinstance(p, numbers.Integral) else tuple(p) for p in given]
     if len(pairs) != len(spatial) or any(len(pair) != 2 for pair in pairs):
         msg = (
             f"padding={given!r} does not fit {len(spatial)} spatial dimensions: give a "

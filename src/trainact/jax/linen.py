@@ -8,6 +8,8 @@ They make Linen's own layers, so that parameter trees, automatic names and check
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from trainact.jax.needs import need
@@ -15,6 +17,7 @@ from trainact.jax.needs import need
 need("flax")
 
 from flax import linen as nn
+from jax import lax
 
 from trainact.jax.operations import ConvGeneralDilated, DotGeneral
 from trainact.jax.statistics import AxisName
@@ -47,8 +50,8 @@ def Conv(  # noqa: N802 - named like the layer whose place it takes
         ValueError: if λ is not positive.
         TypeError: if ``relative`` is not a bool.
     """
-    operation = ConvGeneralDilated(lam, axis_name, relative=relative)
-    return nn.Conv(*args, conv_general_dilated=operation, **kwargs)
+    make = partial(ConvGeneralDilated, lam, axis_name, relative=relative)
+    return nn.Conv(*args, **_with_operation("conv_general_dilated", make, kwargs))
 
 
 def Dense(  # noqa: N802 - likewise
@@ -77,5 +80,17 @@ def Dense(  # noqa: N802 - likewise
         ValueError: if λ is not positive.
         TypeError: if ``relative`` is not a bool.
     """
-    operation = DotGeneral(lam, axis_name, relative=relative)
-    return nn.Dense(*args, dot_general=operation, **kwargs)
+    make = partial(DotGeneral, lam, axis_name, relative=relative)
+    return nn.Dense(*args, **_with_operation("dot_general", make, kwargs))
+
+
+def _with_operation(
+    name: str, make: Callable[..., Any], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Put TrAct around the operation that a layer's settings name, or the usual one."""
+    plain, plain_class = (settings.pop(n, None) for n in (name, f"{name}_cls"))
+    operation = make(plain or getattr(lax, name))
+    if plain_class is None:
+        return {**settings, name: operation}
+    # Linen prefers the class, and calls it inside the layer.
+    return {**settings, f"{name}_cls": lambda: make(plain_class())}

@@ -25,7 +25,15 @@ from trainact.jax.statistics import AxisName
 
 ModelT = TypeVar("ModelT", bound=nnx.Module)
 LayerChoice = str | nnx.Module | Sequence[str | nnx.Module]
-_OPERATIONS = ("conv_general_dilated", "dot_general")
+_OPERATIONS: dict[str, Any] = {
+    "conv_general_dilated": ConvGeneralDilated,
+    "dot_general": DotGeneral,
+}
+# Calls that use the kernel in the layer's operation alone.
+_CALLS = {
+    kind.__call__
+    for kind in (nnx.Conv, nnx.Linear, nnx.LinearGeneral, nnx.LoRALinear)
+}
 
 
 def apply(
@@ -57,8 +65,9 @@ def apply(
         The same model. If anything is refused, nothing has been changed.
 
     Raises:
-        ValueError: if a layer is unknown, unsupported or under TrAct already, if none
-            is named and there are several, or if λ is not positive.
+        ValueError: if a layer is unknown, unsupported or under TrAct already, if its
+            class overrides ``__call__``, if no layer is named and there are several,
+            or if λ is not positive.
         TypeError: if ``relative`` is not a bool.
 
     Examples:
@@ -72,26 +81,12 @@ def apply(
     check_damping(lam, relative)
     chosen: dict[str, Any] = dict(_find(model, layer))
     for name, module in chosen.items():
-        if _operation(module) is not None:
-            msg = f"layer {name!r} is under TrAct already: remove(model) undoes that"
-            raise ValueError(msg)
-        if getattr(module, "dot_general_cls", None) is not None:
-            msg = (
-                f"layer {name!r} makes its product by dot_general_cls: give it the "
-                "operation as dot_general instead"
-            )
-            raise ValueError(msg)
+        _check(name, module)
     for module in chosen.values():
-        if isinstance(module, nnx.Conv):
-            plain_conv = module.conv_general_dilated
-            operation = ConvGeneralDilated(
-                lam, axis_name, plain_conv, relative=relative
-            )
-            module.conv_general_dilated = operation
-        else:
-            module.dot_general = DotGeneral(
-                lam, axis_name, module.dot_general, relative=relative
-            )
+        attribute = _attribute(module)
+        plain = getattr(module, attribute)
+        make = _OPERATIONS[attribute]
+        setattr(module, attribute, make(lam, axis_name, plain, relative=relative))
     return model
 
 
@@ -105,10 +100,8 @@ def remove(model: ModelT) -> ModelT:
         The same object; one without TrAct is left alone.
     """
     for module in tract_layers(model).values():
-        for name in _OPERATIONS:
-            operation = vars(module).get(name)
-            if isinstance(operation, ConvGeneralDilated | DotGeneral):
-                setattr(module, name, operation.plain)
+        attribute = _attribute(module)
+        setattr(module, attribute, getattr(module, attribute).plain)
     return model
 
 
@@ -124,15 +117,41 @@ def tract_layers(model: nnx.Module) -> dict[str, nnx.Module]:
     return {
         name: module
         for name, module in _layers(model)
-        if _operation(module) is not None
+        if _is_treated(module)
     }
 
 
-def _operation(module: nnx.Module) -> ConvGeneralDilated | DotGeneral | None:
-    """TrAct's operation of a layer that is under it."""
-    values = [vars(module).get(name) for name in _OPERATIONS]
-    found = [v for v in values if isinstance(v, ConvGeneralDilated | DotGeneral)]
-    return found[0] if found else None
+def _check(name: str, module: Any) -> None:
+    """Refuse a layer that is under TrAct, or that would not use its operation."""
+    if _is_treated(module):
+        msg = f"layer {name!r} is under TrAct already: remove(model) undoes that"
+        raise ValueError(msg)
+    if getattr(module, "dot_general_cls", None) is not None:
+        msg = (
+            f"layer {name!r} makes its product by dot_general_cls: give it the "
+            "operation as dot_general instead"
+        )
+        raise ValueError(msg)
+    if type(module).__call__ not in _CALLS:
+        attribute = _attribute(module)
+        operation = _OPERATIONS[attribute].__name__
+        msg = (
+            f"layer {name!r} is a {type(module).__name__}, whose class overrides "
+            f"__call__: if that calls self.{attribute}, set this attribute to "
+            f"trainact.jax.{operation}(lam=...) yourself; otherwise use "
+            "trainact.jax.tract_conv or tract_dense in it"
+        )
+        raise ValueError(msg)
+
+
+def _attribute(module: nnx.Module) -> str:
+    """Name of the attribute that holds a layer's operation."""
+    return "conv_general_dilated" if isinstance(module, nnx.Conv) else "dot_general"
+
+
+def _is_treated(module: nnx.Module) -> bool:
+    attribute = _attribute(module)
+    return isinstance(getattr(module, attribute), _OPERATIONS[attribute])
 
 
 def _layers(model: nnx.Module) -> Iterator[tuple[str, Any]]:

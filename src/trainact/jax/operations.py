@@ -82,8 +82,8 @@ class ConvGeneralDilated:
             ValueError: if shapes or settings do not fit, or the convolution is a
                 transposed one or has groups of images.
         """
-        dilated = any(step != 1 for step in lhs_dilation or ())
-        if dilated or others.get("batch_group_count", 1) != 1:
+        is_dilated = lhs_dilation is not None and any(d != 1 for d in lhs_dilation)
+        if is_dilated or others.get("batch_group_count", 1) != 1:
             msg = (
                 f"lhs_dilation={lhs_dilation}, batch_group_count="
                 f"{others.get('batch_group_count', 1)}: TrAct is for convolutions of "

@@ -15,15 +15,17 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from trainact.jax.checks import check_floating
 from trainact.jax.damping import Lam, Relative
 from trainact.jax.factor import Factor, apply_factor
 from trainact.jax.geometry import Geometry
 from trainact.jax.precision import float64_allowed
 from trainact.jax.statistics import AxisName, input_factor
-from trainact.jax.varying import split_freely, varies_over, vary_over
+from trainact.jax.varying import split_freely
 
 
 class Call(NamedTuple):
@@ -33,13 +35,11 @@ class Call(NamedTuple):
         axes: where the kernel has its outputs, its inputs, its spatial dimensions.
         geometry: of the layer; None for a dense one.
         lam: :math:`\lambda`; None if its number is an array.
-        axis_name: mapped axes whose rows belong together.
     """
 
     axes: tuple[int, ...]
     geometry: Geometry | None = None
     lam: Lam | None = None
-    axis_name: AxisName = None
 
 
 def mark(
@@ -62,12 +62,18 @@ def mark(
 
     Returns:
         The kernel, unchanged.
+
+    Raises:
+        ValueError: if a dtype is not real and floating.
     """
+    w, x = check_floating("kernel", w), check_floating("x", x)
+    if axis_name is not None:
+        # Not in the forward rule: JAX may trace that after the axis has lost its name.
+        return mark_with(w, input_factor(x, geometry, lam, axis_name), axes)
     is_array = isinstance(lam.lam if isinstance(lam, Relative) else lam, Array)
-    call = Call(axes, geometry, None if is_array else lam, axis_name)
-    x = lax.stop_gradient(x)
-    w = _vary_with(w, x, axis_name)
-    return _mark(call, w, x, lax.stop_gradient(lam) if is_array else None)
+    call = Call(axes, geometry, None if is_array else lam)
+    source, number = lax.stop_gradient((x, lam if is_array else None))
+    return _mark(call, _depend_on(w, (source, number)), source, number)
 
 
 def mark_with(w: Array, factor: Factor, axes: tuple[int, ...]) -> Array:
@@ -82,7 +88,7 @@ def mark_with(w: Array, factor: Factor, axes: tuple[int, ...]) -> Array:
         The kernel, unchanged.
     """
     factor = lax.stop_gradient(factor)
-    return _mark(Call(axes), _vary_with(w, factor.inner), factor, None)
+    return _mark(Call(axes), _depend_on(w, factor), factor, None)
 
 
 def apply_to_kernel(grad: Array, factor: Factor, axes: tuple[int, ...]) -> Array:
@@ -134,7 +140,7 @@ def _mark_forward(
     if isinstance(source, Factor):
         return w, source
     damping: Any = lam if call.lam is None else call.lam
-    return w, input_factor(source, call.geometry, damping, call.axis_name)
+    return w, input_factor(source, call.geometry, damping, None)
 
 
 def _mark_backward(call: Call, factor: Factor, grad: Array) -> tuple[Array, None, None]:
@@ -144,8 +150,22 @@ def _mark_backward(call: Call, factor: Factor, grad: Array) -> tuple[Array, None
 _mark.defvjp(_mark_forward, _mark_backward)
 
 
-def _vary_with(w: Array, statistics: Array, axis_name: AxisName = None) -> Array:
-    """Under shard_map: who has statistics of their own has a gradient of their own."""
-    # The sum over devices of a replicated kernel's gradients then comes after them.
-    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    return vary_over(w, varies_over(statistics) - set(names))
+def _depend_on(w: Array, statistics: Any) -> Array:
+    """A kernel for each of the statistics: mapped, and varying, over the same axes.
+
+    JAX sums the gradient of a kernel that all examples share before it comes back here,
+    and :math:`(\\sum_i G_i) (\\sum_i P_i)` is not :math:`\\sum_i G_i P_i`. So empty
+    slices of the statistics are appended to the kernel: no value changes, and XLA drops
+    them.
+    """
+    leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(statistics)]
+
+    def append(*leaves: Array) -> Array:
+        *leaves, w = leaves
+        empty = [lax.slice_in_dim(leaf, 0, 0) for leaf in leaves]
+        shape = (0, *w.shape[1:])
+        return lax.concatenate(
+            [w, *(lax.reshape(e, shape).astype(w.dtype) for e in empty)], 0
+        )
+
+    return split_freely(append, *leaves, w, like=w)
