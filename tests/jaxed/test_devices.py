@@ -117,6 +117,49 @@ def test_sharded_jit(name: str, kind: AxisType, count: int, devices) -> None:
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    ("spec", "kernel"),
+    [
+        (P("data"), P()),
+        (P(None, "data"), P()),
+        (P("data", "model"), P()),
+        (P("data"), P(None, "model")),
+    ],
+)
+def test_batches_mapped_inside_the_gradient(kind, spec, kernel, devices) -> None:
+    _, w, x = make("primal")
+    mesh = jax.make_mesh((4, 2), ("data", "model"), (kind,) * 2, devices=devices)
+    w, xs = w[:, :2], x.reshape(4, 16, 6)
+
+    def loss(w, xs):
+        each = jax.vmap(lambda x: jnp.square(tract_dense(x, w)).sum())
+        return each(xs).sum()
+
+    truth = sum(jax.grad(loss)(w, x[None]) for x in xs)
+    w_split = jax.device_put(w, NamedSharding(mesh, kernel))
+    x_split = jax.device_put(xs, NamedSharding(mesh, spec))
+    grad = jax.jit(jax.grad(loss))(w_split, x_split)
+    assert relative_error(grad, truth) < FLOAT32_PROMISE
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_gradient_outside_of_shard_map(is_checked, is_compiled, devices) -> None:
+    loss, w, x = make("primal together")
+    mapped = jax.shard_map(
+        lambda w, x: lax.pmean(loss(w, x, axis_name="data"), "data"),
+        mesh=mesh_of(devices, 4),
+        in_specs=(P(), P("data")),
+        out_specs=P(),
+        check_vma=is_checked,
+    )
+    mapped = jax.jit(mapped) if is_compiled else mapped
+    assert relative_error(jax.grad(mapped)(w, x), jax.grad(loss)(w, x)) < (
+        FLOAT32_PROMISE
+    )
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_split_kernel(kind: AxisType, devices) -> None:
     loss, w, x = make("primal")
     mesh = jax.make_mesh((4, 2), ("data", "model"), (kind,) * 2, devices=devices)

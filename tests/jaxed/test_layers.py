@@ -20,6 +20,7 @@ from flax import nnx
 import trainact.jax.equinox
 import trainact.jax.linen
 import trainact.jax.nnx
+from tests.tolerances import FLOAT32_PROMISE, relative_error
 from trainact.jax import ConvGeneralDilated, DotGeneral, tract_conv, tract_dense
 
 LAM = 0.2
@@ -251,6 +252,47 @@ def test_nnx_errors(call: Callable[[Network], Any], says: str) -> None:
         call(network())
 
 
+class Centred(nnx.Conv):
+    """A convolution of its own with the layer's kernel."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...]
+        return jax.lax.conv_general_dilated(
+            x, kernel - kernel.mean(), (1, 1), "SAME", dimension_numbers=NUMBERS
+        )
+
+
+class Doubled(nnx.Linear):
+    """The layer's own product in a call of the subclass."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return 2 * super().__call__(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (lambda rngs: Centred(3, 8, (3, 3), rngs=rngs), "ConvGeneralDilated(lam=...)"),
+        (lambda rngs: Doubled(3, 8, rngs=rngs), "self.dot_general, set this"),
+    ],
+)
+def test_nnx_refuses_a_class_that_overrides_the_call(layer, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        trainact.jax.nnx.apply(layer(nnx.Rngs(0)))
+
+
+def test_nnx_layers_whose_call_uses_the_operation() -> None:
+    x = images(16, 6)
+    plain = trainact.jax.nnx.apply(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), LAM)
+    lora = nnx.LoRALinear(6, 4, lora_rank=2, rngs=nnx.Rngs(0))
+    doubled = Doubled(6, 4, rngs=nnx.Rngs(0))
+    doubled.dot_general = DotGeneral(LAM)
+    expected = nnx.grad(lambda m: m(x).sum())(plain)["kernel"][...]
+    for layer, times in ((trainact.jax.nnx.apply(lora, LAM), 1), (doubled, 2)):
+        found = nnx.grad(lambda m: m(x).sum())(layer)["kernel"][...]
+        close(found, times * expected)
+
+
 class Plain(nn.Module):
     conv: Any = nn.Conv
     dense: Any = nn.Dense
@@ -290,6 +332,50 @@ def test_linen_layers_have_linens_names_and_parameters() -> None:
         found["params"]["Conv_0"]["kernel"],
         jax.grad(loss)(params["params"]["Conv_0"]["kernel"]),
     )
+
+
+def tripled(operation: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    return lambda *args, **settings: 3 * operation(*args, **settings)
+
+
+@pytest.mark.parametrize("is_class", [False, True])
+@pytest.mark.parametrize("name", ["dot_general", "conv_general_dilated"])
+def test_linen_layers_keep_an_operation_of_the_users(name: str, is_class: bool) -> None:
+    own = tripled(getattr(jax.lax, name))
+    settings = {f"{name}_cls": lambda: own} if is_class else {name: own}
+    kind, args, x = {
+        "dot_general": ("Dense", (4,), images(16, 6)),
+        "conv_general_dilated": ("Conv", (4, (3, 3)), images(2, 5, 5, 3)),
+    }[name]
+    make = getattr(trainact.jax.linen, kind)
+    layer, usual = make(*args, lam=LAM, **settings), make(*args, lam=LAM)
+    plain = getattr(nn, kind)(*args, **settings)
+    params = plain.init(jax.random.key(0), x)
+    assert jnp.array_equal(layer.apply(params, x), plain.apply(params, x))
+
+    def kernel_gradient(module: nn.Module) -> jax.Array:
+        grads = jax.grad(lambda params: module.apply(params, x).sum())(params)
+        return grads["params"]["kernel"]
+
+    found, expected = kernel_gradient(layer), 3 * kernel_gradient(usual)
+    assert relative_error(found, expected) < FLOAT32_PROMISE
+
+
+@pytest.mark.parametrize("library", ["nnx", "linen", "equinox"])
+def test_complex_layers_are_refused(library: str) -> None:
+    x = images(16, 6).astype("complex64")
+    if library == "nnx":
+        layer = nnx.Linear(6, 4, param_dtype="complex64", rngs=nnx.Rngs(0))
+        trainact.jax.nnx.apply(layer)
+    elif library == "linen":
+        module = trainact.jax.linen.Dense(4, param_dtype="complex64")
+        layer = lambda x: module.init(jax.random.key(0), x)  # noqa: E731
+    else:
+        plain = eqx.nn.Linear(6, 4, dtype="complex64", key=jax.random.key(0))
+        treated = trainact.jax.equinox.apply(plain, lambda m: m)
+        layer = jax.vmap(treated, axis_name="batch")
+    with pytest.raises(ValueError, match="complex64, but TrAct is for real numbers"):
+        layer(x)
 
 
 class Small(eqx.Module):
@@ -402,6 +488,105 @@ def test_equinox_errors() -> None:
         trainact.jax.equinox.remove(plain, lambda m: m.first)
     with pytest.raises(ValueError, match="lam=-1"):
         trainact.jax.equinox.apply(plain, lambda m: m.first, -1)
+
+
+class Gained(eqx.nn.Conv2d):
+    """A subclass with a call and a field of its own."""
+
+    gain: jax.Array
+
+    def __init__(self, *args: Any, key: jax.Array) -> None:
+        super().__init__(*args, key=key)
+        self.gain = jnp.full((), 2.0)
+
+    def __call__(self, x: jax.Array, *, key: Any = None) -> jax.Array:
+        return self.gain * super().__call__(x, key=key)
+
+
+class Square(eqx.nn.Conv2d):
+    """A subclass with a constructor of its own."""
+
+    def __init__(self, key: jax.Array) -> None:
+        super().__init__(3, 8, 3, key=key)
+
+
+def test_equinox_subclasses() -> None:
+    with pytest.raises(ValueError, match="gives a Gained.*use trainact.jax.tract_conv"):
+        trainact.jax.equinox.apply(
+            Gained(3, 8, 3, key=jax.random.key(0)), lambda layer: layer
+        )
+    plain = Square(jax.random.key(0))
+    layer = trainact.jax.equinox.apply(plain, lambda layer: layer)
+    back = trainact.jax.equinox.remove(layer, lambda layer: layer)
+    assert jax.tree.structure(back) == jax.tree.structure(plain)
+
+
+class Patches(eqx.Module):
+    """A layer that the model itself maps over the patches of an image."""
+
+    linear: eqx.nn.Linear
+    axis_name: str | None = eqx.field(static=True, default=None)
+
+    def __call__(self, patches: jax.Array) -> jax.Array:
+        return jax.vmap(self.linear, axis_name=self.axis_name)(patches)
+
+
+def weight_gradient(model: Any, x: jax.Array, axis_name: str | None) -> jax.Array:
+    def loss(model: Any) -> jax.Array:
+        return jax.vmap(model, axis_name=axis_name)(x).sum()
+
+    return eqx.filter_grad(loss)(model).linear.weight
+
+
+def over_batches(batches: jax.Array) -> jax.Array:
+    """TrAct's gradient of a sum of outputs, summed over batches of rows."""
+
+    def loss(weight: jax.Array, rows: jax.Array) -> jax.Array:
+        return tract_dense(rows, weight.T, lam=LAM).sum()
+
+    return sum(jax.grad(loss)(jnp.zeros((5, 4)), rows) for rows in batches)
+
+
+def test_equinox_layers_mapped_inside_the_model() -> None:
+    linear, x = eqx.nn.Linear(4, 5, key=jax.random.key(0)), images(8, 3, 4)
+
+    def treated(model: Any, **settings: Any) -> Any:
+        is_inside = isinstance(model, Patches)
+        where = (lambda m: m.linear) if is_inside else (lambda m: m)
+        return trainact.jax.equinox.apply(model, where, LAM, **settings)
+
+    with pytest.raises(ValueError, match=r"maps 3 inputs .* name the axis"):
+        weight_gradient(treated(Patches(linear)), x, "batch")
+    # The ways that the message gives, and batches outside of the named axis.
+    named = treated(Patches(linear, "patches"), axis_name="patches")
+    close(weight_gradient(named, x, "batch"), over_batches(x.reshape(1, 24, 4)))
+    alone = treated(Patches(linear), batch_axis=None, axis_name="batch")
+    close(weight_gradient(alone, x, "batch"), over_batches(x.swapaxes(0, 1)))
+    outside = treated(Patches(linear, "patches"), batch_axis="patches")
+    close(weight_gradient(outside, x, None), over_batches(x))
+    # Around a layer that is the whole model, every axis is the caller's own.
+    with pytest.warns(UserWarning, match="name the axis"):
+        found = eqx.filter_grad(
+            lambda m: jax.vmap(jax.vmap(m), axis_name="batch")(x).sum()
+        )(treated(linear))
+    close(found.weight, over_batches(x.swapaxes(0, 1)))
+
+
+def test_equinox_layers_of_an_ensemble() -> None:
+    x, keys = images(8, 4), jax.random.split(jax.random.key(0), 3)
+    layers = eqx.filter_vmap(lambda key: eqx.nn.Linear(4, 5, key=key))(keys)
+
+    class Ensemble(eqx.Module):
+        linear: eqx.nn.Linear
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            inputs = jnp.stack([x, 2 * x, 3 * x])
+            return eqx.filter_vmap(lambda layer, x: layer(x))(self.linear, inputs)
+
+    model = trainact.jax.equinox.apply(Ensemble(layers), lambda m: m.linear, LAM)
+    found = eqx.filter_grad(lambda m: jax.vmap(m, axis_name="batch")(x).sum())(model)
+    expected = jnp.stack([over_batches((scale * x)[None]) for scale in (1, 2, 3)])
+    close(found.linear.weight, expected)
 
 
 def test_operations_are_equal_by_value() -> None:

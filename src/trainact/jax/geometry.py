@@ -141,9 +141,16 @@ def make_geometry(
         The geometry.
 
     Raises:
-        ValueError: if groups do not divide the channels, a number of values does not
-            fit the spatial dimensions, or the padding is not known.
+        ValueError: if a spatial size is symbolic, groups do not divide the channels, a
+            number of values does not fit the spatial dimensions, or the padding is not
+            known.
     """
+    if not all(isinstance(size, int) for size in spatial):
+        msg = (
+            f"x has symbolic spatial sizes {tuple(spatial)}: only the batch may be "
+            "symbolic, export with images of one size"
+        )
+        raise ValueError(msg)
     if groups < 1 or channels % groups:
         msg = f"groups={groups} does not divide the input's {channels} channels"
         raise ValueError(msg)

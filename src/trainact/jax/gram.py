@@ -51,6 +51,18 @@ def count_entries(x: Array, geometry: Geometry | None) -> int:
     return x.shape[-1] if geometry is None else geometry.num_entries
 
 
+def is_symbolic(x: Array) -> bool:
+    """Whether a size is not known yet, as where `jax.export` is given a symbolic batch.
+
+    Args:
+        x: the layer's input.
+
+    Returns:
+        True if so.
+    """
+    return not all(isinstance(size, int) for size in x.shape)
+
+
 def extract_rows(x: Array, geometry: Geometry | None) -> Array:
     """Write all rows out, for the dual form.
 
@@ -83,6 +95,8 @@ def sum_products(x: Array, geometry: Geometry | None) -> Array:
     """
     wide = accumulation_dtype(x.dtype)
     with float64_allowed(wide):
+        if is_symbolic(x):  # Of blocks that cannot be counted, all sums are wide.
+            x = cast(x, wide)
         if geometry is None:
             return _sum_vectors(x.reshape(-1, x.shape[-1]), wide)
         return _sum_images(to_images(x, geometry), geometry, wide)
@@ -90,13 +104,15 @@ def sum_products(x: Array, geometry: Geometry | None) -> Array:
 
 def _sum_vectors(x_NP: Array, wide: Dtype) -> Array:
     """Tile by tile of rows; an accelerator takes them all at once."""
-    size = min(len(x_NP), rows_per_tile(x_NP.shape[1])) if on_cpu() else len(x_NP)
+    total = x_NP.shape[0]
+    is_tiled = on_cpu() and not is_symbolic(x_NP)
+    size = min(total, rows_per_tile(x_NP.shape[1])) if is_tiled else total
 
     def products(start: Array | int, rows: int) -> Array:
         some = lax.dynamic_slice_in_dim(x_NP, start, rows)
         return sum_self_product(cast(some, statistics_dtype(x_NP.dtype)).T[None], wide)
 
-    return _sum_tiles(products, len(x_NP), size, x_NP)
+    return _sum_tiles(products, total, size, x_NP)
 
 
 def _sum_tiles(
@@ -112,9 +128,9 @@ def _sum_tiles(
 
 def _sum_images(images: Array, geometry: Geometry, wide: Dtype) -> Array:
     """Tile by tile of images."""
-    batch, outputs = len(images), geometry.output_size(images.shape[2:])
+    batch, outputs = images.shape[0], geometry.output_size(images.shape[2:])
     most = max(1, _rows_per_tile(geometry) // math.prod(outputs))
-    size = _even(batch, most)
+    size = 1 if is_symbolic(images) else _even(batch, most)
     count = batch // size
     # Image i of tile t is number i * count + t: the axis that devices may share stays
     # the first one, so that every tile is spread over all of them.

@@ -61,8 +61,9 @@ def sum_self_product(columns_GPN: Array, dtype: Dtype) -> Array:
         ``[G, P, P]``.
     """
     groups, entries, num_rows = columns_GPN.shape
-    blocks = max(1, num_rows // max(BLOCK_ROWS, entries))
-    if blocks == 1:
+    is_known = isinstance(num_rows, int)  # see `gram.is_symbolic`
+    blocks = num_rows // max(BLOCK_ROWS, entries) if is_known else 1
+    if blocks <= 1:
         return _self_product(columns_GPN, dtype)
     whole = num_rows // blocks * blocks
     blocks_GPKR = columns_GPN[:, :, :whole].reshape(groups, entries, blocks, -1)

@@ -13,7 +13,13 @@ from jax import Array, lax
 from trainact.jax.damping import Lam
 from trainact.jax.factor import Factor, factorise_gram, factorise_rows
 from trainact.jax.geometry import Geometry
-from trainact.jax.gram import count_entries, count_rows, extract_rows, sum_products
+from trainact.jax.gram import (
+    count_entries,
+    count_rows,
+    extract_rows,
+    is_symbolic,
+    sum_products,
+)
 from trainact.jax.precision import (
     accumulation_dtype,
     float64_allowed,
@@ -54,9 +60,11 @@ def _input_factor(
     x: Array, lam: Lam, geometry: Geometry | None, axis_name: AxisName
 ) -> Factor:
     num_rows = count_rows(x, geometry) * axis_size(axis_name)
-    if num_rows >= count_entries(x, geometry):
+    # A symbolic number is not compared. Then products are wide: for few rows as well.
+    if is_symbolic(x) or num_rows >= count_entries(x, geometry):
         gram_GPP = mean_products(x, geometry, axis_name)
-        return factorise_gram(gram_GPP, lam, statistics_dtype(x.dtype))
+        kind = accumulation_dtype if is_symbolic(x) else statistics_dtype
+        return factorise_gram(gram_GPP, lam, kind(x.dtype))
     return factorise_rows(_gather_rows(extract_rows(x, geometry), axis_name), lam)
 
 
