@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from trainact.jax import (
@@ -29,7 +31,8 @@ def conv(x=IMAGES, w=KERNEL, b=None, lam=0.1, **settings):
 
 
 @pytest.mark.parametrize(
-    "lam", [0, -0.1, float("nan"), float("inf"), True, "0.1", None, 1j]
+    "lam",
+    [0, -0.1, float("nan"), float("inf"), True, "0.1", None, 1j, np.array(True)],
 )
 def test_damping(lam) -> None:
     with pytest.raises(ValueError, match=r"lam=.*is not a positive finite number"):
@@ -56,6 +59,7 @@ def test_damping_arrays() -> None:
         (jnp.float32(1), W, None, "do not fit"),
         (X.astype("int32"), W, None, "x has dtype int32.*convert"),
         (X, W.astype("int8"), None, "w has dtype int8"),
+        (X.astype("complex64"), W, None, "x has dtype complex64.*for real numbers"),
         (X.astype("bfloat16"), W, None, "dtypes differ.*x bfloat16, w float32"),
         (X, W, jnp.ones(3), r"b has shape \(3,\); expected \(2,\)"),
         (X, W, jnp.ones(2, "bfloat16"), "dtypes differ.*b bfloat16"),
@@ -77,7 +81,8 @@ def test_dense(x, w, b, message: str) -> None:
         ({"w": jnp.ones((3, 3, 2, 4))}, "3 channels, but w.*2 inputs"),
         ({"feature_group_count": 2}, "feature_group_count=2|groups=2"),
         ({"feature_group_count": 0}, "groups=0"),
-        ({"strides": 0}, r"strides=\(0, 0\) must be at least 1"),
+        ({"strides": 0}, r"strides=\(0, 0\) must be whole numbers of at least 1"),
+        ({"strides": 1.5}, r"strides=\(1.5, 1.5\) must be whole numbers"),
         ({"strides": (1, 2, 3)}, "strides=.*3 values.*2 spatial dimensions"),
         ({"rhs_dilation": (1,)}, "dilation=.*1 values"),
         ({"padding": "same?"}, "padding='same.' is not known"),
@@ -89,6 +94,28 @@ def test_dense(x, w, b, message: str) -> None:
 def test_conv(arguments, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         conv(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ({"strides": np.array([2, 1])}, {"strides": (2, 1)}),
+        ({"strides": np.int64(2)}, {"strides": 2}),
+        ({"rhs_dilation": np.array(2)}, {"rhs_dilation": 2}),
+        ({"padding": np.int64(1)}, {"padding": 1}),
+        ({"padding": (np.int64(1), np.int32(0))}, {"padding": (1, 0)}),
+        ({"padding": np.array([[1, 0], [2, 1]])}, {"padding": ((1, 0), (2, 1))}),
+        ({"lam": np.array(0.2)}, {"lam": 0.2}),
+        ({"lam": np.float64(0.2)}, {"lam": 0.2}),
+        ({"feature_group_count": np.int64(1)}, {}),
+    ],
+    ids=str,
+)
+def test_settings_of_numpy(given, plain) -> None:
+    def gradient(settings):
+        return jax.grad(lambda w: conv(w=w, **settings).sum())(KERNEL)
+
+    assert jnp.array_equal(gradient(given), gradient(plain))
 
 
 def test_no_rows_is_not_an_error() -> None:

@@ -511,7 +511,7 @@ class Square(eqx.nn.Conv2d):
 
 
 def test_equinox_subclasses() -> None:
-    with pytest.raises(ValueError, match="gives a Gained.*use trainact.jax.tract_conv"):
+    with pytest.raises(ValueError, match=r"gives a Gained.*use trainact\.jax"):
         trainact.jax.equinox.apply(
             Gained(3, 8, 3, key=jax.random.key(0)), lambda layer: layer
         )

@@ -4,6 +4,7 @@
 2. jit, vmap, scan, checkpoint and their mixtures change nothing.
 3. A second call compiles nothing, and without a kernel's gradient nothing is computed.
 4. Differentiating twice takes the statistics as constants.
+5. `jax.export` takes a symbolic batch with more rows than entries.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ import pytest
 from jax import lax
 
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
-from trainact.jax import precondition, tract_conv, tract_dense
+from trainact.jax import (
+    dense_sums,
+    factorise,
+    precondition,
+    precondition_gradient,
+    tract_conv,
+    tract_dense,
+)
 
 from .cases import draw_case
 
@@ -207,6 +215,42 @@ def test_second_derivatives_take_statistics_as_constants(
             for f in (ours, theirs)
         )
         assert relative_error(first, second) < tolerance
+
+
+@pytest.mark.parametrize("name", ["dense", "conv", "sums"])
+def test_export_with_a_symbolic_batch(name: str) -> None:
+    # A convolution has more rows than entries with one image.
+    constraints = [] if name == "conv" else ["batch >= 9"]
+    (batch,) = jax.export.symbolic_shape("batch", constraints=constraints)
+    shape = (5, 4, 2) if name == "conv" else (9,)
+    w = draw(*PROBLEMS["conv" if name == "conv" else "dual"][2], seed=1)
+
+    def gradient(w, x):
+        if name == "sums":
+            return precondition_gradient(w, factorise(dense_sums(x)), layout="IO")
+        layer = PROBLEMS[name][0]
+        return jax.grad(lambda w: jnp.square(layer(x, w)).mean())(w)
+
+    given = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (w.shape, (batch, *shape)))
+    exported = jax.export.export(jax.jit(gradient))(*given)
+    for size in (9, 3000):
+        x = draw(size, *shape)
+        found = exported.call(w, x)
+        assert relative_error(found, gradient(w, x)) < FLOAT32_PROMISE, size
+
+
+def test_export_is_refused_where_a_size_must_be_known() -> None:
+    (size,) = jax.export.symbolic_shape("size")
+
+    def export(layer, w, *shape):
+        gradient = jax.grad(lambda w, x: layer(x, w).sum())
+        arrays = [jax.ShapeDtypeStruct(s, jnp.float32) for s in (w, shape)]
+        jax.export.export(jax.jit(gradient))(*arrays)
+
+    with pytest.raises(ValueError, match="only the batch may be symbolic"):
+        export(conv, (3, 3, 2, 4), 3, size, 4, 2)
+    with pytest.raises(ValueError, match="the constraint 'size >= 9'"):
+        export(tract_dense, (9, 3), size, 9)
 
 
 def test_forward_mode_is_refused_by_jax() -> None:

@@ -46,9 +46,7 @@ def dense(x, w, axis_name):
 def conv(x, w, axis_name):
     """The same rows as images of one position."""
     kernel = w.T[:, :, None]
-    z = tract_conv(
-        x[:, :, None], kernel, lam=LAM, padding="VALID", axis_name=axis_name
-    )
+    z = tract_conv(x[:, :, None], kernel, lam=LAM, padding="VALID", axis_name=axis_name)
     return z[:, :, 0]
 
 
@@ -272,7 +270,5 @@ def test_the_compiler_drops_statistics_that_nobody_needs() -> None:
         return mapped(x).sum()
 
     w = jnp.ones((ENTRIES, OUTPUTS))
-    texts = [
-        jax.jit(f).lower(w).compile().as_text() for f in (jax.grad(total), total)
-    ]
+    texts = [jax.jit(f).lower(w).compile().as_text() for f in (jax.grad(total), total)]
     assert ["potrf" in text for text in texts] == [True, False]

@@ -248,13 +248,11 @@ def _batch(x: Array, layer: Any) -> Array:
 
 
 def _undivided(layer: TrActLayer) -> Callable[..., Array]:
-    """Make a function that returns its first argument where that is the whole batch.
-
-    JAX hands the mapped axes on from the innermost to the outermost. One within the
-    batch axis that has no name, as a ViT's own `jax.vmap` over the patches of an image,
-    would divide the batch, unless each of its entries also has a layer of its own. Axes
-    outside are the caller's.
-    """
+    """Make a function that returns all examples and sees which axes divide them."""
+    # JAX hands mapped axes over from the innermost to the outermost. One without a name
+    # inside the batch axis, as of a model that maps its layer over the patches of an
+    # image, divides the batch, unless it also maps the weight. Axes outside the batch
+    # axis are the caller's.
 
     @custom_vmap
     def whole(examples: Array, others: Array, index: Array, weight: Array) -> Array:

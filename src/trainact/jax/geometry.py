@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from jax import lax
+from jax.export import is_symbolic_dim
 
 Pairs = tuple[tuple[int, int], ...]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
@@ -145,7 +146,7 @@ def make_geometry(
             number of values does not fit the spatial dimensions, or the padding is not
             known.
     """
-    if not all(isinstance(size, int) for size in spatial):
+    if any(map(is_symbolic_dim, spatial)):
         msg = (
             f"x has symbolic spatial sizes {tuple(spatial)}: only the batch may be "
             "symbolic, export with images of one size"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from trainact.jax.geometry import Geometry
 from trainact.jax.patches import pad, to_images, unfold_columns
@@ -60,7 +61,7 @@ def is_symbolic(x: Array) -> bool:
     Returns:
         True if so.
     """
-    return not all(isinstance(size, int) for size in x.shape)
+    return any(map(is_symbolic_dim, x.shape))
 
 
 def extract_rows(x: Array, geometry: Geometry | None) -> Array:

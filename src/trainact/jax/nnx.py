@@ -31,8 +31,7 @@ _OPERATIONS: dict[str, Any] = {
 }
 # Calls that use the kernel in the layer's operation alone.
 _CALLS = {
-    kind.__call__
-    for kind in (nnx.Conv, nnx.Linear, nnx.LinearGeneral, nnx.LoRALinear)
+    kind.__call__ for kind in (nnx.Conv, nnx.Linear, nnx.LinearGeneral, nnx.LoRALinear)
 }
 
 
@@ -114,11 +113,7 @@ def tract_layers(model: nnx.Module) -> dict[str, nnx.Module]:
     Returns:
         Path -> layer.
     """
-    return {
-        name: module
-        for name, module in _layers(model)
-        if _is_treated(module)
-    }
+    return {name: module for name, module in _layers(model) if _is_treated(module)}
 
 
 def _check(name: str, module: Any) -> None:

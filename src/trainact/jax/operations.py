@@ -23,7 +23,19 @@ Contraction = tuple[Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
-class ConvGeneralDilated:
+class _Operation:
+    """What both have in common."""
+
+    lam: float = 0.1
+    relative: bool = field(default=False, kw_only=True)
+    axis_name: AxisName = None
+
+    def __post_init__(self) -> None:
+        check_damping(self.lam, self.relative)
+
+
+@dataclass(frozen=True)
+class ConvGeneralDilated(_Operation):
     r"""`jax.lax.conv_general_dilated` whose kernel's gradient is TrAct's.
 
     What `tract_conv` computes, with the arguments of `jax.lax`, for layers that take an
@@ -42,13 +54,7 @@ class ConvGeneralDilated:
         TypeError: if ``relative`` is not a bool.
     """
 
-    lam: float = 0.1
-    relative: bool = field(default=False, kw_only=True)
-    axis_name: AxisName = None
     plain: Callable[..., Array] = lax.conv_general_dilated
-
-    def __post_init__(self) -> None:
-        check_damping(self.lam, self.relative)
 
     def __call__(
         self,
@@ -115,7 +121,7 @@ class ConvGeneralDilated:
 
 
 @dataclass(frozen=True)
-class DotGeneral:
+class DotGeneral(_Operation):
     r"""`jax.lax.dot_general` for which the right operand's gradient is TrAct's.
 
     What `tract_dense` computes, with the arguments of `jax.lax`: the left operand has
@@ -134,13 +140,7 @@ class DotGeneral:
         TypeError: if ``relative`` is not a bool.
     """
 
-    lam: float = 0.1
-    relative: bool = field(default=False, kw_only=True)
-    axis_name: AxisName = None
     plain: Callable[..., Array] | None = None
-
-    def __post_init__(self) -> None:
-        check_damping(self.lam, self.relative)
 
     def __call__(
         self,

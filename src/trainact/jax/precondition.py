@@ -151,21 +151,16 @@ _mark.defvjp(_mark_forward, _mark_backward)
 
 
 def _depend_on(w: Array, statistics: Any) -> Array:
-    """A kernel for each of the statistics: mapped, and varying, over the same axes.
+    """A kernel that is mapped over the same axes as the statistics."""
+    # Of a kernel that is not, JAX sums the gradient over the examples before it comes
+    # back here, and the product of two sums is not the sum of the products. So empty
+    # slices of the statistics are appended: no value changes, and XLA drops them. Under
+    # shard_map the kernel then also varies over the axes over which they do.
 
-    JAX sums the gradient of a kernel that all examples share before it comes back here,
-    and :math:`(\\sum_i G_i) (\\sum_i P_i)` is not :math:`\\sum_i G_i P_i`. So empty
-    slices of the statistics are appended to the kernel: no value changes, and XLA drops
-    them.
-    """
-    leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(statistics)]
+    def append(*arrays: Array) -> Array:
+        *leaves, w = arrays
+        empty = [lax.slice_in_dim(jnp.atleast_1d(leaf), 0, 0) for leaf in leaves]
+        rows = [e.reshape(0, *w.shape[1:]).astype(w.dtype) for e in empty]
+        return lax.concatenate([w, *rows], 0)
 
-    def append(*leaves: Array) -> Array:
-        *leaves, w = leaves
-        empty = [lax.slice_in_dim(leaf, 0, 0) for leaf in leaves]
-        shape = (0, *w.shape[1:])
-        return lax.concatenate(
-            [w, *(lax.reshape(e, shape).astype(w.dtype) for e in empty)], 0
-        )
-
-    return split_freely(append, *leaves, w, like=w)
+    return split_freely(append, *jax.tree.leaves(statistics), w, like=w)

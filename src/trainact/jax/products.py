@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from trainact.jax.precision import Dtype, cast, product
 from trainact.jax.varying import varies_over, vary_over
@@ -61,10 +62,9 @@ def sum_self_product(columns_GPN: Array, dtype: Dtype) -> Array:
         ``[G, P, P]``.
     """
     groups, entries, num_rows = columns_GPN.shape
-    is_known = isinstance(num_rows, int)  # see `gram.is_symbolic`
-    blocks = num_rows // max(BLOCK_ROWS, entries) if is_known else 1
-    if blocks <= 1:
+    if is_symbolic_dim(num_rows) or num_rows < 2 * max(BLOCK_ROWS, entries):
         return _self_product(columns_GPN, dtype)
+    blocks = num_rows // max(BLOCK_ROWS, entries)
     whole = num_rows // blocks * blocks
     blocks_GPKR = columns_GPN[:, :, :whole].reshape(groups, entries, blocks, -1)
     blocks_GKPR = jnp.swapaxes(blocks_GPKR, 1, 2)

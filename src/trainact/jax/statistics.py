@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from trainact.jax.damping import Lam
 from trainact.jax.factor import Factor, factorise_gram, factorise_rows
@@ -17,7 +18,6 @@ from trainact.jax.gram import (
     count_entries,
     count_rows,
     extract_rows,
-    is_symbolic,
     sum_products,
 )
 from trainact.jax.precision import (
@@ -60,12 +60,26 @@ def _input_factor(
     x: Array, lam: Lam, geometry: Geometry | None, axis_name: AxisName
 ) -> Factor:
     num_rows = count_rows(x, geometry) * axis_size(axis_name)
-    # A symbolic number is not compared. Then products are wide: for few rows as well.
-    if is_symbolic(x) or num_rows >= count_entries(x, geometry):
+    if _is_primal(num_rows, count_entries(x, geometry)):
         gram_GPP = mean_products(x, geometry, axis_name)
-        kind = accumulation_dtype if is_symbolic(x) else statistics_dtype
-        return factorise_gram(gram_GPP, lam, kind(x.dtype))
+        return factorise_gram(gram_GPP, lam, statistics_dtype(x.dtype))
     return factorise_rows(_gather_rows(extract_rows(x, geometry), axis_name), lam)
+
+
+def _is_primal(num_rows: int, num_entries: int) -> bool:
+    """Whether there are at least as many rows as entries; an error if unknown."""
+    try:
+        is_primal = num_rows >= num_entries
+    except Exception:  # of JAX, under other names in other versions: inconclusive
+        is_primal = False
+    if not is_primal and is_symbolic_dim(num_rows):
+        msg = (
+            f"a symbolic number of rows, {num_rows}, may be less than the "
+            f"{num_entries} entries of a row: give jax.export.symbolic_shape the "
+            f"constraint '{num_rows} >= {num_entries}'"
+        )
+        raise ValueError(msg)
+    return is_primal
 
 
 def mean_products(x: Array, geometry: Geometry | None, axis_name: AxisName) -> Array:
