@@ -153,14 +153,17 @@ _mark.defvjp(_mark_forward, _mark_backward)
 def _depend_on(w: Array, statistics: Any) -> Array:
     """A kernel that is mapped over the same axes as the statistics."""
     # Of a kernel that is not, JAX sums the gradient over the examples before it comes
-    # back here, and the product of two sums is not the sum of the products. So empty
-    # slices of the statistics are appended: no value changes, and XLA drops them. Under
-    # shard_map the kernel then also varies over the axes over which they do.
+    # back here, and the product of two sums is not the sum of the products. So the
+    # kernel gets a border of no width that depends on the statistics' shapes alone: no
+    # value changes, and XLA drops it. Under shard_map the kernel then also varies over
+    # the axes over which they do.
+    return split_freely(_add_no_border, *jax.tree.leaves(statistics), w, like=w)
 
-    def append(*arrays: Array) -> Array:
-        *leaves, w = arrays
-        empty = [lax.slice_in_dim(jnp.atleast_1d(leaf), 0, 0) for leaf in leaves]
-        rows = [e.reshape(0, *w.shape[1:]).astype(w.dtype) for e in empty]
-        return lax.concatenate([w, *rows], 0)
 
-    return split_freely(append, *jax.tree.leaves(statistics), w, like=w)
+# Compiled as one also where the user's code is not.
+@jax.jit
+def _add_no_border(*arrays: Array) -> Array:
+    *leaves, w = arrays
+    empty = [lax.slice_in_dim(jnp.atleast_1d(leaf), 0, 0) for leaf in leaves]
+    zeros = [e.astype(w.dtype).sum() for e in empty]
+    return lax.pad(w, sum(zeros[1:], zeros[0]), [(0, 0, 0)] * w.ndim)
