@@ -24,11 +24,12 @@ def strict_jax() -> None:
 
 def test_code_of_the_page() -> None:
     blocks = BLOCKS.findall((ROOT / "docs" / "jax.md").read_text())
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names: dict[str, Any] = {}
     for block in blocks:
         exec(block, names)
     assert names["grads"].layers[0].weight.shape == (8, 4)
+    assert names["tokens"].shape == (8, 16, 16)
     assert names["z"].shape == (8, 32, 32, 16)
 
 

@@ -37,7 +37,7 @@ class TrActLayer(eqx.Module):
         lam: :math:`\lambda`.
         relative: whether it is in units of tr A / n.
         batch_axis: of `jax.vmap`, whose examples are one batch; None for each alone.
-        axis_name: further mapped axes, of shard_map or pmap.
+        axis_name: further mapped axes whose rows belong together.
         is_model: whether the layer is not a part of a model.
         plain: class of the layer before.
     """
@@ -123,8 +123,9 @@ def apply(
         lam: :math:`\lambda`, positive.
         batch_axis: the name that `jax.vmap` gives the axis of the examples; None if
             each example is to be a batch of its own.
-        axis_name: mapped axes of shard_map or pmap whose rows belong together; under
-            jit with sharded arrays there is nothing to say.
+        axis_name: further mapped axes whose rows belong together: of shard_map or pmap,
+            or of the model's own `jax.vmap` over parts of an example. Under jit with
+            sharded arrays there is nothing to say.
         relative: whether ``lam`` is relative to the mean square of the input's entries,
             tr A / n; see docs/extensions.md.
 
@@ -133,7 +134,7 @@ def apply(
 
     Raises:
         ValueError: if λ is not positive, or a layer is of another kind (also a subclass
-            with a call or fields of its own) or under TrAct.
+            with methods or fields of its own) or under TrAct.
         TypeError: if ``relative`` is not a bool.
 
     Examples:
@@ -154,15 +155,13 @@ def apply(
 
     def convert(layer: Any) -> Any:
         for plain, ours in _CLASSES.items():
-            # A subclass may have a call and fields of its own, which ours has not.
-            is_plain = isinstance(layer, plain) and _is_as(type(layer), plain)
-            if is_plain:
+            if isinstance(layer, plain) and _is_as(type(layer), plain):
                 own = {"is_model": layer is model, "plain": type(layer)}
                 return _copy(layer, ours, settings | own)
         msg = (
             f"where= gives a {type(layer).__name__}: expected a Conv or a Linear of "
-            "equinox.nn that is not under TrAct yet. In a class with a call of its "
-            "own, use trainact.jax.tract_conv or tract_dense with "
+            "equinox.nn that is not under TrAct yet. In a subclass with methods or "
+            "fields of its own, use trainact.jax.tract_conv or tract_dense with "
             f"axis_name={batch_axis!r} on x[None]"
         )
         raise ValueError(msg)
@@ -220,9 +219,11 @@ def _with_weight(layer: Any, weight: Array) -> Any:
 
 
 def _is_as(kind: type, plain: type) -> bool:
-    """Whether a subclass has the call and the fields of the plain layer."""
-    same_fields = set(kind.__dataclass_fields__) == set(plain.__dataclass_fields__)
-    return same_fields and kind.__call__ is plain.__call__
+    """Whether a subclass has the methods and the fields of the plain layer."""
+    names = [n for n, v in vars(plain).items() if callable(v) and n != "__init__"]
+    same_methods = all(getattr(kind, n) is getattr(plain, n) for n in names)
+    fields, plain_fields = (set(k.__dataclass_fields__) for k in (kind, plain))
+    return same_methods and fields == plain_fields
 
 
 def _batch(x: Array, layer: Any) -> Array:

@@ -185,9 +185,8 @@ def per_dimension(name: str, value: int | Sequence[int], num: int) -> tuple[int,
     Raises:
         ValueError: if their number does not fit or one is not positive.
     """
-    values = tuple(np.ravel(np.asarray(value)).tolist())
-    if np.ndim(value) == 0:
-        values *= num
+    given: list[Any] = np.ravel(value).tolist()
+    values = tuple(given) * (num if np.ndim(value) == 0 else 1)
     if len(values) != num:
         msg = (
             f"{name}={values} has {len(values)} values, but the input has {num} "

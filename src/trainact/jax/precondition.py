@@ -3,7 +3,8 @@ r"""The identity on the kernel whose backward applies a factor.
 The layer sees ``w -> mark(w)`` and is an ordinary XLA convolution or product. The value
 is w; the cotangent that comes back is multiplied by
 :math:`(X^\top X / b + \lambda I)^{-1}` (Eq. 12, Fig. 2). Where no gradient with respect
-to w is asked for, no statistics are computed, with or without jit.
+to w is asked for, no statistics are computed, with or without jit. Those over named
+axes are computed where the layer is called, and there jit drops them.
 
 Legend: G groups, O outputs of one group, P entries of a row.
 """
