@@ -43,18 +43,19 @@ def resolve(lam: Lam, trace_G: Array, num_entries: int, dtype: Dtype) -> Array:
         lam: λ.
         trace_G: tr A, in the dtype of the factorisation.
         num_entries: n.
-        dtype: in which A's products were formed: less than 8 of its eps times tr A is
-            lost in their rounding.
+        dtype: in which A's products were formed.
 
     Returns:
         At least what the rounding allows, ``[G]``. Nothing but zeros has no size: there
         a relative λ is taken as it is.
     """
-    info = np.finfo(dtype)
+    products, factorisation = np.finfo(dtype), np.finfo(trace_G.dtype)
     number = lam.lam if isinstance(lam, Relative) else lam
     number = jnp.asarray(number).astype(trace_G.dtype)
     wanted_G = jnp.broadcast_to(number, trace_G.shape)
     if isinstance(lam, Relative):
         wanted_G = jnp.where(trace_G > 0, wanted_G * (trace_G / num_entries), wanted_G)
-    floor_G = jnp.maximum(8 * float(info.eps) * trace_G, float(info.tiny))
+    # As in `trainact.damping.resolution`.
+    resolution = max(float(products.eps) / 4, 8 * float(factorisation.eps))
+    floor_G = jnp.maximum(resolution * trace_G, float(products.tiny))
     return jnp.maximum(floor_G, wanted_G)
