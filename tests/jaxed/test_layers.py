@@ -538,6 +538,10 @@ def weight_gradient(model: Any, x: jax.Array, axis_name: str | None) -> jax.Arra
     return eqx.filter_grad(loss)(model).linear.weight
 
 
+def weight_of(layer: Any) -> jax.Array:
+    return layer.weight
+
+
 def over_batches(batches: jax.Array) -> jax.Array:
     """TrAct's gradient of a sum of outputs, summed over batches of rows."""
 
@@ -570,6 +574,28 @@ def test_equinox_layers_mapped_inside_the_model() -> None:
             lambda m: jax.vmap(jax.vmap(m), axis_name="batch")(x).sum()
         )(treated(linear))
     close(found.weight, over_batches(x.swapaxes(0, 1)))
+
+
+@pytest.mark.parametrize("batch_axis", ["batch", None])
+def test_equinox_gradient_penalty(batch_axis: str | None) -> None:
+    x, plain = images(3, 9), eqx.nn.Linear(9, 4, key=jax.random.key(0))
+    model = trainact.jax.equinox.apply(plain, lambda m: m, LAM, batch_axis)
+
+    def penalties(model: Any) -> jax.Array:
+        def penalty(x: jax.Array) -> jax.Array:
+            grad = jax.grad(lambda x: jnp.tanh(model(x)).sum())(x)
+            return (grad**2).sum()
+
+        return jax.vmap(penalty, axis_name="batch")(x)
+
+    each = jax.jacrev(lambda weight: penalties(eqx.tree_at(weight_of, plain, weight)))
+    expected = np.zeros((4, 9))
+    for row, gradient in zip(x, each(plain.weight), strict=True):
+        rows = np.asarray(x if batch_axis else row[None], "float64")
+        gram = rows.T @ rows / len(rows) + LAM * np.eye(9)
+        expected += np.linalg.solve(gram, gradient.T).T
+    found = eqx.filter_grad(lambda m: penalties(m).sum())(model).weight
+    assert relative_error(found, expected) < FLOAT32_PROMISE
 
 
 def test_equinox_layers_of_an_ensemble() -> None:

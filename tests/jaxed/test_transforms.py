@@ -4,7 +4,8 @@
 2. jit, vmap, scan, checkpoint and their mixtures change nothing.
 3. A second call compiles nothing, and without a kernel's gradient nothing is computed.
 4. Differentiating twice takes the statistics as constants.
-5. `jax.export` takes a symbolic batch with more rows than entries.
+5. What was differentiated with respect to the input may be differentiated once more.
+6. `jax.export` takes a symbolic batch with more rows than entries.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import pytest
 from jax import lax
 
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
+from trainact import reference
 from trainact.jax import (
     dense_sums,
     factorise,
+    patch_gram,
     precondition,
     precondition_gradient,
     tract_conv,
@@ -215,6 +218,53 @@ def test_second_derivatives_take_statistics_as_constants(
             for f in (ours, theirs)
         )
         assert relative_error(first, second) < tolerance
+
+
+def plain_conv(x, w):
+    return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)
+
+
+def penalty(layer, w, x):
+    """Squared gradients of the input, as in a gradient penalty."""
+    return jnp.square(jax.grad(lambda x: jnp.tanh(layer(x, w)).sum())(x)).sum()
+
+
+def direction(layer, w, x):
+    """Squared derivatives along a direction in the input's space."""
+    tangent = draw(*x.shape, seed=6)
+    _, along = jax.jvp(lambda x: jnp.tanh(layer(x, w)), (x,), (tangent,))
+    return jnp.square(along).sum()
+
+
+@problems
+@pytest.mark.parametrize("loss", [penalty, direction])
+@pytest.mark.parametrize("wrap", [jax.grad, lambda f: jax.grad(jax.jit(f))])
+def test_derivatives_of_input_derivatives(name: str, loss, wrap) -> None:
+    # Outside the span of the dual problem's rows such a gradient has true parts.
+    layer, *_ = PROBLEMS[name]
+    _, w, x = make(name)
+    if name == "conv":
+        plain, gram = plain_conv, patch_gram(x, 3, padding="SAME", layout="NHWC")
+    else:
+        plain, gram = jnp.matmul, x.T @ x / len(x)
+    layout = "HWIO" if name == "conv" else "IO"
+    ordinary = jax.grad(partial(loss, plain))(w, x)
+    truth = precondition_gradient(ordinary, factorise(gram), layout=layout)
+    assert relative_error(wrap(partial(loss, layer))(w, x), truth) < FLOAT32_PROMISE
+
+
+@pytest.mark.parametrize("argnums", [0, (0, 1)])
+def test_what_lies_outside_the_span_of_few_rows_is_rounding(argnums) -> None:
+    # Also where the input's gradient is taken beside the kernel's. 1 / λ would multiply
+    # the rounding of pixels by a thousand.
+    x = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (16, 300)), "float32")
+    grad_z = draw(16, 2)
+    given = (jnp.zeros((300, 2)), x)
+    loss = lambda w, x: jnp.vdot(tract_dense(x, w), grad_z)  # noqa: E731
+    found = jax.tree.leaves(jax.grad(loss, argnums)(*given))[0]
+    wide = (np.asarray(a, "float64") for a in (grad_z, x))
+    truth = reference.tract_gradient(*wide, 0.1).T
+    assert relative_error(found, truth) < FLOAT32_PROMISE
 
 
 @pytest.mark.parametrize("name", ["dense", "conv", "sums"])

@@ -227,12 +227,12 @@ def _is_as(kind: type, plain: type) -> bool:
 
 
 def _batch(x: Array, layer: Any) -> Array:
-    """All examples of the batch, without a gradient."""
-    x, axis = lax.stop_gradient(x)[None], layer.batch_axis
+    """All examples of the batch."""
+    axis = layer.batch_axis
     if axis is None:
-        return x
+        return x[None]
     try:
-        examples, index = lax.all_gather(x, axis, tiled=True), lax.axis_index(axis)
+        examples, index = lax.all_gather(x, axis), lax.axis_index(axis)
     except NameError as error:
         msg = (
             f"no axis is named {axis!r}: call the model as jax.vmap(model, "
@@ -240,38 +240,36 @@ def _batch(x: Array, layer: Any) -> Array:
             "or give apply(..., batch_axis=None) if each example is one"
         )
         raise ValueError(msg) from error
-    # What is still mapped where the further named axes are not any more.
-    others = examples[:0]
+    # Mapped over what the rows are mapped over, but for the further named axes.
+    nothing, weight = lax.stop_gradient((examples[:0], layer.weight))
     if layer.axis_name is not None:
-        others = lax.psum(others, layer.axis_name)
-    weight = lax.stop_gradient(layer.weight)
-    return _undivided(layer)(examples, others, index, weight)
+        nothing = lax.psum(nothing, layer.axis_name)
+    undivided = _undivided(layer)(nothing, index, weight)
+    return lax.concatenate([examples, undivided], 0)
 
 
 def _undivided(layer: TrActLayer) -> Callable[..., Array]:
-    """Make a function that returns all examples and sees which axes divide them."""
+    """Make an identity on its first argument that sees which axes divide a batch."""
     # JAX hands mapped axes over from the innermost to the outermost. One without a name
     # inside the batch axis, as of a model that maps its layer over the patches of an
     # image, divides the batch, unless it also maps the weight. Axes outside the batch
     # axis are the caller's.
 
     @custom_vmap
-    def whole(examples: Array, others: Array, index: Array, weight: Array) -> Array:
-        del others, index, weight
-        return examples
+    def identity(nothing: Array, index: Array, weight: Array) -> Array:
+        del index, weight
+        return nothing
 
     def mapped(
-        size: int, is_mapped: list[bool], examples: Array, *arrays: Array
+        size: int, is_mapped: list[bool], nothing: Array, *others: Array
     ) -> tuple[Array, bool]:
-        are_examples, is_other, is_batch, has_own_weight = is_mapped
-        if is_other and not has_own_weight:
+        divides, is_batch, has_own_weight = is_mapped
+        if divides and not has_own_weight:
             _say_divided(layer, size)
-        if not is_batch:
-            examples = whole(examples, *arrays)
-        return examples, are_examples
+        return nothing if is_batch else identity(nothing, *others), divides
 
-    whole.def_vmap(mapped)
-    return whole
+    identity.def_vmap(mapped)
+    return identity
 
 
 def _say_divided(layer: TrActLayer, size: int) -> None:

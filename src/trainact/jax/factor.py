@@ -9,10 +9,12 @@ float64. A gradient is solved with L and its transpose, also in float64: that ta
 the time of an inverse, whose rounding to float32 would add as much as the gradient's.
 
 *Dual*, fewer rows than entries, :math:`X X^\top = L L^\top`, :math:`U = L^{-1} X`.
-For a gradient in the span of the rows, which every first derivative is,
+For a gradient in the span of the rows, which an ordinary one is,
 :math:`G (A + \lambda I)^{-1} = (G U^\top) (L^\top L / b + \lambda I)^{-1} U`, and
-what float32 rounding puts outside the span is dropped. A second derivative through the
-input need not lie in the span: for it :math:`(G - G U^\top U) / \lambda` is added.
+what float32 rounding puts outside the span is dropped. A derivative of something that
+was itself differentiated with respect to the input (a gradient penalty, a directional
+derivative) need not lie in the span: for it :math:`(G - G U^\top U) / \lambda` is
+added.
 With float64 inputs L is taken of :math:`X X^\top + b \lambda I` instead and
 :math:`G (A + \lambda I)^{-1} = (G - G U^\top U) / \lambda` at once.
 
@@ -115,7 +117,7 @@ def factorise_rows(rows_GNP: Array, lam: Lam) -> Factor:
 
 
 @jax.custom_jvp
-def apply_factor(grad_GOP: Array, factor: Factor) -> Array:
+def apply_factor(grad_GOP: Array, factor: Factor, leaves_span: Array) -> Array:
     r"""Multiply a weight gradient by :math:`(X^\top X / b + \lambda I)^{-1}`.
 
     Cost: ``O * P**2`` (primal) or ``2 * O * N * P`` (dual) multiplications per group.
@@ -123,19 +125,24 @@ def apply_factor(grad_GOP: Array, factor: Factor) -> Array:
     Args:
         grad_GOP: G, any floating dtype.
         factor: of the input that the gradient belongs to; constant for derivatives.
+        leaves_span: whether the gradient has true parts outside the span of the rows,
+            a bool scalar.
 
     Returns:
         The preconditioned gradient, in the dtype of ``grad_GOP``.
     """
-    return _apply(grad_GOP, factor, anywhere=False)
+    if factor.outer is None or factor.outer.dtype == np.float64:
+        return _apply(grad_GOP, factor, anywhere=False)
+    forms = (partial(_apply, anywhere=anywhere) for anywhere in (True, False))
+    return lax.cond(leaves_span, *forms, grad_GOP, factor)
 
 
 @apply_factor.defjvp
 def _apply_jvp(
-    primals: tuple[Array, Factor], tangents: tuple[Array, Factor]
+    primals: tuple[Array, Factor, Array], tangents: tuple[Array, Factor, Array]
 ) -> tuple[Array, Array]:
-    grad_GOP, factor = primals
-    return apply_factor(grad_GOP, factor), _apply(tangents[0], factor, anywhere=True)
+    result = apply_factor(*primals)
+    return result, _apply(tangents[0], primals[1], anywhere=True)
 
 
 def _apply(grad_GOP: Array, factor: Factor, anywhere: bool) -> Array:

@@ -152,7 +152,11 @@ def precondition(
 
     Args:
         weight: W, in any layout.
-        x_or_factor: the rows X, ``[..., n]`` (every vector a row), or a factor.
+        x_or_factor: the rows X, ``[..., n]`` (every vector a row), or a factor. Give
+            the rows that the weight is multiplied with, not a constant copy, and use
+            the result in that product alone: with fewer rows than entries, what its
+            gradient has outside their span is taken as rounding and dropped, unless
+            the rows were differentiated before.
         lam: :math:`\lambda`, for rows; a factor has its own.
         layout: of the weight, with O for the outputs and I for the inputs: ``'IO'`` for
             a dense kernel, ``'HWIO'`` or ``'OIHW'`` for a convolution's.

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 
 from trainact.jax.checks import check_floating
 from trainact.jax.damping import Lam, Relative
@@ -68,13 +69,16 @@ def mark(
         ValueError: if a dtype is not real and floating.
     """
     w, x = check_floating("kernel", w), check_floating("x", x)
+    leaves_span = _leaves_span(w, x)
     if axis_name is not None:
         # Not in the forward rule: JAX may trace that after the axis has lost its name.
-        return mark_with(w, input_factor(x, geometry, lam, axis_name), axes)
+        factor = input_factor(x, geometry, lam, axis_name)
+        return _mark(Call(axes), _depend_on(w, factor), factor, None, leaves_span)
     is_array = isinstance(lam.lam if isinstance(lam, Relative) else lam, Array)
     call = Call(axes, geometry, None if is_array else lam)
     source, number = lax.stop_gradient((x, lam if is_array else None))
-    return _mark(call, _depend_on(w, (source, number)), source, number)
+    w = _depend_on(w, (source, number))
+    return _mark(call, w, source, number, leaves_span)
 
 
 def mark_with(w: Array, factor: Factor, axes: tuple[int, ...]) -> Array:
@@ -89,30 +93,37 @@ def mark_with(w: Array, factor: Factor, axes: tuple[int, ...]) -> Array:
         The kernel, unchanged.
     """
     factor = lax.stop_gradient(factor)
-    return _mark(Call(axes), _depend_on(w, factor), factor, None)
+    # Such a factor is of a Gram matrix, for any gradient.
+    return _mark(Call(axes), _depend_on(w, factor), factor, None, np.array(True))
 
 
-def apply_to_kernel(grad: Array, factor: Factor, axes: tuple[int, ...]) -> Array:
+def apply_to_kernel(
+    grad: Array, factor: Factor, axes: tuple[int, ...], leaves_span: Any = True
+) -> Array:
     """Multiply a kernel's gradient by a factor.
 
     Args:
         grad: in the kernel's layout.
         factor: of the layer's input.
         axes: where the kernel has its outputs, its inputs, its spatial dimensions.
+        leaves_span: whether the gradient may be another than a combination of the rows.
 
     Returns:
         The preconditioned gradient, in the same layout and dtype.
     """
     with float64_allowed(factor.inner.dtype):
-        return split_freely(partial(_apply_to_kernel, axes), grad, factor, like=grad)
+        apply = partial(_apply_to_kernel, axes)
+        return split_freely(apply, grad, factor, leaves_span, like=grad)
 
 
 # Compiled as one also where the user's code is not.
 @partial(jax.jit, static_argnums=0)
-def _apply_to_kernel(axes: tuple[int, ...], grad: Array, factor: Factor) -> Array:
+def _apply_to_kernel(
+    axes: tuple[int, ...], grad: Array, factor: Factor, leaves_span: Array
+) -> Array:
     ordered = lax.transpose(grad, axes)
     grad_GOP = ordered.reshape(factor.groups, -1, factor.num_entries)
-    result = apply_factor(grad_GOP, factor).reshape(ordered.shape)
+    result = apply_factor(grad_GOP, factor, leaves_span).reshape(ordered.shape)
     return lax.transpose(result, tuple(map(int, np.argsort(axes))))
 
 
@@ -130,25 +141,48 @@ def entries_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _mark(call: Call, w: Array, source: Array | Factor, lam: Lam | None) -> Array:
-    del call, source, lam
+def _mark(
+    call: Call, w: Array, source: Array | Factor, lam: Lam | None, leaves_span: Array
+) -> Array:
+    del call, source, lam, leaves_span
     return w
 
 
 def _mark_forward(
-    call: Call, w: Array, source: Array | Factor, lam: Lam | None
-) -> tuple[Array, Factor]:
+    call: Call, w: Array, source: Array | Factor, lam: Lam | None, leaves_span: Array
+) -> tuple[Array, tuple[Factor, Array]]:
     if isinstance(source, Factor):
-        return w, source
+        return w, (source, leaves_span)
     damping: Any = lam if call.lam is None else call.lam
-    return w, input_factor(source, call.geometry, damping, None)
+    return w, (input_factor(source, call.geometry, damping, None), leaves_span)
 
 
-def _mark_backward(call: Call, factor: Factor, grad: Array) -> tuple[Array, None, None]:
-    return apply_to_kernel(grad, factor, call.axes), None, None
+def _mark_backward(
+    call: Call, kept: tuple[Factor, Array], grad: Array
+) -> tuple[Array, None, None, None]:
+    factor, leaves_span = kept
+    return apply_to_kernel(grad, factor, call.axes, leaves_span), None, None, None
 
 
 _mark.defvjp(_mark_forward, _mark_backward)
+
+
+@jax.custom_jvp
+def _leaves_span(w: Array, x: Array) -> Array:
+    """Whether the kernel's gradient may be another than a combination of the rows."""
+    del w, x
+    return jnp.zeros((), bool)
+
+
+# JAX calls it for every derivative around the layer, from the innermost one outwards.
+# One with respect to the input alone leaves the kernel to a derivative of its result.
+@partial(_leaves_span.defjvp, symbolic_zeros=True)
+def _leaves_span_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Any]:
+    of_w, of_x = (not isinstance(t, SymbolicZero) for t in tangents)
+    is_left = jnp.ones((), bool) if of_x and not of_w else _leaves_span(*primals)
+    return is_left, np.zeros((), jax.dtypes.float0)
 
 
 def _depend_on(w: Array, statistics: Any) -> Array:
