@@ -18,12 +18,12 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from jax import lax
 
 import trainact.jax.linen
 import trainact.jax.nnx
+from tests.drawing import examples
 from tests.tolerances import FLOAT32_PROMISE, relative_error
 from trainact import reference
 from trainact.jax import (
@@ -147,7 +147,7 @@ def terms(
     is_compiled=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-@hypothesis_settings(max_examples=40)
+@examples(40)
 def test_every_index_counts_once(
     layer, rows, nesting, inside, is_compiled, seed
 ) -> None:
@@ -265,7 +265,7 @@ def test_no_value_changes(is_compiled: bool) -> None:
 def test_the_compiler_drops_statistics_that_nobody_needs() -> None:
     x, _ = batches()
 
-    def total(w):
+    def total(w):  # x is a constant of NumPy
         mapped = jax.vmap(lambda x: dense(x, w, "axis"), axis_name="axis")
         return mapped(x).sum()
 

@@ -69,7 +69,8 @@ def mark(
         ValueError: if a dtype is not real and floating.
     """
     w, x = check_floating("kernel", w), check_floating("x", x)
-    leaves_span = _leaves_span(w, x)
+    # Slices, as a constant of NumPy that vmap maps is not one of JAX yet.
+    leaves_span = _leaves_span(*(lax.slice_in_dim(a, 0, 0) for a in (w, x)))
     if axis_name is not None:
         # Not in the forward rule: JAX may trace that after the axis has lost its name.
         factor = input_factor(x, geometry, lam, axis_name)
