@@ -46,7 +46,7 @@ class TrActLayer(eqx.Module):
     relative: bool = eqx.field(static=True)
     batch_axis: str | None = eqx.field(static=True)
     axis_name: AxisName = eqx.field(static=True)
-    is_model: bool = eqx.field(static=True)
+    is_model: bool = eqx.field(static=True, init=False)
     plain: type = eqx.field(static=True)
 
 
