@@ -6,13 +6,14 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from scipy import stats
+
 from benchmarks.treatments import SHAPE
 from trainact.lab.config import arm_name
 from trainact.lab.methods import METHODS
 from trainact.lab.recipes.first_layer_study import PIXELS
 from trainact.lab.recipes.optimizer_study import APART_ARMS, LAM, PAIRED_ARMS
 from trainact.lab.records import Record
-from trainact.lab.reporting.scores import paired_test
 from trainact.lab.summary import BASELINE, summarise_arms
 from trainact.lab.table_text import markdown
 from trainact.lab.tuning import TUNING_SEED, best_rate, final_accuracy
@@ -71,7 +72,7 @@ def overview_section(records: Iterable[Record]) -> list[str]:
             runs[TUNING_SEED].config.method: _gain(_scores(runs), others)
             for runs in best.values()
         }
-        cells = [_with_p(*gains.get(method, ("", ""))) for method in _FOREMOST]
+        cells = [gains.get(method, "") for method in _FOREMOST]
         rows.append((_problem(members), _accuracy(others), *cells))
     return markdown(["trained", BASELINE, *_FOREMOST], rows, left=1)
 
@@ -190,7 +191,7 @@ def _tunings(records: Iterable[Record]) -> dict[str, Tuning]:
 
 def _rates_table(tunings: dict[str, Tuning]) -> list[str]:
     rates = sorted({lr for tuning in tunings.values() for lr in tuning})
-    headings = ["method", *(f"lr {lr:g}" for lr in rates), "gain", "p", "seeds"]
+    headings = ["method", *(f"lr {lr:g}" for lr in rates), "gain", "seeds"]
     rows: list[tuple[str, ...]] = []
     others = _scores(_best_runs(tunings[BASELINE]))
     for arm, tuning in tunings.items():
@@ -199,8 +200,8 @@ def _rates_table(tunings: dict[str, Tuning]) -> list[str]:
             _accuracy(_scores(tuning.get(lr, {})), is_best=lr == best) for lr in rates
         ]
         own = _scores(tuning[best])
-        gain = _gain(own, others) if arm != BASELINE else ("", "")
-        rows.append((arm, *cells, *gain, str(len(own))))
+        gain = _gain(own, others) if arm != BASELINE else ""
+        rows.append((arm, *cells, gain, str(len(own))))
     return markdown(headings, rows, left=1)
 
 
@@ -215,7 +216,7 @@ def _best_table(tunings: dict[str, Tuning], baseline: str, costs: Costs) -> list
     rows: list[tuple[str, ...]] = []
     for arm in arms:
         own = _scores(best[arm.label])
-        gain = _gain(own, others) if arm.label != baseline else ("", "")
+        gain = _gain(own, others) if arm.label != baseline else ""
         config = best[arm.label][TUNING_SEED].config
         case = config.model, config.optimizer, config.method
         is_timed = tuple(best[arm.label][TUNING_SEED].data["shape"]) == SHAPE
@@ -226,9 +227,9 @@ def _best_table(tunings: dict[str, Tuning], baseline: str, costs: Costs) -> list
         epochs = str(arm.epochs_to_baseline or "never") if BASELINE in best else ""
         rates = _tried(tuned[arm.label])
         edge = " *" if arm.lr in (min(rates), max(rates)) else ""
-        cells = (f"{arm.lr:g}{edge}", _accuracy(own), *gain, epochs, step, time)
+        cells = (f"{arm.lr:g}{edge}", _accuracy(own), gain, epochs, step, time)
         rows.append((arm.label, *cells, str(len(own))))
-    last = ["accuracy", "gain", "p", "epochs", "step", "time", "seeds"]
+    last = ["accuracy", "gain", "epochs", "step", "time", "seeds"]
     return markdown(["method", "lr", *last], rows, left=1)
 
 
@@ -269,16 +270,19 @@ def _accuracy(of_seed: Scores, *, is_best: bool = False) -> str:
     return f"**{text}**" if is_best else text
 
 
-def _gain(own: Scores, others: Scores) -> tuple[str, str]:
-    """Mean difference in points over the seeds of both, and the paired t-test's p."""
-    seeds = sorted(own.keys() & others.keys())
+def _gain(own: Scores, others: Scores) -> str:
+    """Mean paired difference in points and its 95 % interval, over fresh seeds.
+
+    The seed that chose the rate is left out: it favours the arms that it chose for.
+    """
+    seeds = sorted((own.keys() & others.keys()) - {TUNING_SEED})
     if not seeds:
-        return "", ""
-    pairs = [(100 * own[seed], 100 * others[seed]) for seed in seeds]
-    mean = statistics.fmean(a - b for a, b in pairs)
-    p = paired_test(*zip(*pairs, strict=True)).p
-    return f"{mean:+z.2f}", "" if p is None else f"{p:.2g}"
-
-
-def _with_p(gain: str, p: str) -> str:
-    return f"{gain} ({p})" if p else gain
+        return ""
+    differences = [100 * (own[seed] - others[seed]) for seed in seeds]
+    mean = f"{statistics.fmean(differences):+z.2f}"
+    if len(seeds) == 1:
+        return f"{mean} (one seed)"
+    if max(differences) - min(differences) < 1e-3:
+        return f"{mean} (in all)"  # records round: no spread to infer from
+    low, high = stats.ttest_1samp(differences, 0).confidence_interval()
+    return f"{mean} [{low:+.2f}, {high:+.2f}]"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from scipy.stats import ttest_rel
 
 from benchmarks.first_layer import (
     damping_section,
@@ -50,16 +49,25 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def interval(first: float, second: float) -> str:
+    """Of the mean of two differences: 12.706 is Student's t for one degree."""
+    mean, half = (first + second) / 2, 12.706 * abs(first - second) / 2
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+
+
+# Seeds 1 and 2 of TrAct at 0.2 over vanilla's at 0.1: seed 0 chose both rates.
+FRESH = interval(12, 11)
+
+
 def test_every_arm_at_its_own_best_rate() -> None:
     in_any_order = records()[::-1]
     heading, _, titles, _, vanilla, tract, apart, _ = optimizer_section(in_any_order)
     assert f"{CONFIG.optimizer}, {CONFIG.epochs} epochs" in heading
-    assert cells(titles) == ["method", "lr 0.1", "lr 0.2", "gain", "p", "seeds"]
+    assert cells(titles) == ["method", "lr 0.1", "lr 0.2", "gain", "seeds"]
     rates = ["**52.00 ± 2.00**", "40.00 ± 0.00"]
-    assert cells(vanilla) == ["vanilla", *rates, "", "", "3"]
-    p = ttest_rel(RUNS["tract", 0.2], RUNS["vanilla", 0.1]).pvalue
+    assert cells(vanilla) == ["vanilla", *rates, "", "3"]
     rates = ["51.00 ± 1.73", "**63.00 ± 2.65**"]
-    assert cells(tract) == ["tract λ=0.1", *rates, "+11.00", f"{p:.2g}", "3"]
+    assert cells(tract) == ["tract λ=0.1", *rates, FRESH, "3"]
     assert cells(apart)[1:3] == ["**54.00 ± 1.00**", ""]
 
 
@@ -78,29 +86,34 @@ def test_missing_runs_and_seeds() -> None:
     ]
     *_, vanilla, tract, _, _ = optimizer_section(some)
     assert cells(vanilla)[-1] == "3"
-    assert cells(tract) == ["tract λ=0.1", "**51.50 ± 2.12**", "", "-0.50", "0.5", "2"]
+    assert cells(tract) == [
+        "tract λ=0.1",
+        "**51.50 ± 2.12**",
+        "",
+        "-1.00 (one seed)",
+        "2",
+    ]
 
 
 def test_treatments_against_vanilla() -> None:
     lines = treatment_section(records(RUNS | EXTENSIONS), COSTS)
     titles, _, vanilla, tract, relative, _ = lines[2:]
     last = ["epochs", "step", "time", "seeds"]
-    assert cells(titles) == ["method", "lr", "accuracy", "gain", "p", *last]
+    assert cells(titles) == ["method", "lr", "accuracy", "gain", *last]
     # A record's curve is its first and its last epoch here.
     # A star: at the edge of what was tried.
-    plain = ["0.1 *", "52.00 ± 2.00", "", "", "2", "1.00", "1.00", "3"]
+    plain = ["0.1 *", "52.00 ± 2.00", "", "2", "1.00", "1.00", "3"]
     assert cells(vanilla)[1:] == plain
-    p = ttest_rel(RUNS["tract", 0.2], RUNS["vanilla", 0.1]).pvalue
-    found = ["0.2 *", "63.00 ± 2.65", "+11.00", f"{p:.2g}", "2", "1.50", "1.50", "3"]
+    found = ["0.2 *", "63.00 ± 2.65", FRESH, "2", "1.50", "1.50", "3"]
     assert cells(tract)[1:] == found
     assert cells(relative)[0] == "tract-relative λ=0.1"
-    assert cells(relative)[5:] == ["2", "", "", "3"]
+    assert cells(relative)[4:] == ["2", "", "", "3"]
 
 
 def test_steps_on_other_images_have_no_cost() -> None:
     small = [replace(r, data={"train": 8, "shape": [1, 8, 8]}) for r in records()]
     for line in treatment_section(small, COSTS)[4:-1]:
-        assert cells(line)[6:8] == ["", ""]
+        assert cells(line)[5:7] == ["", ""]
 
 
 def test_no_star_inside_of_what_was_tried() -> None:
@@ -117,18 +130,17 @@ def test_a_treatment_that_never_gets_there_says_so() -> None:
     runs = RUNS | {("patchnorm", lr): (0.3, 0.3, 0.3) for lr in (0.1, 0.2)}
     lines = treatment_section(records(runs), {})[4:-1]
     rows = {cells(line)[0]: cells(line) for line in lines}
-    assert rows["patchnorm"][5:] == ["never", "", "", "3"]
+    assert rows["patchnorm"][4:] == ["never", "", "", "3"]
 
 
 def test_at_a_glance() -> None:
     titles, _, row = overview_section(records(RUNS | EXTENSIONS))
     gains = dict(zip(cells(titles), cells(row), strict=True))
     assert gains["vanilla"] == "52.00 ± 2.00"
-    p = ttest_rel(RUNS["tract", 0.2], RUNS["vanilla", 0.1]).pvalue
-    assert gains["tract"] == f"+11.00 ({p:.2g})"
+    assert gains["tract"] == FRESH
     assert gains["whitening"] == ""
     one_seed = [r for r in records() if r.config.seed == 0]
-    assert cells(overview_section(one_seed)[2])[2] == "+10.00"
+    assert cells(overview_section(one_seed)[2])[2] == ""
     plain = [r for r in records() if r.config.method == "vanilla"]
     assert overview_section(plain)[2:] == treatment_section(plain, {}) == []
 
@@ -136,8 +148,8 @@ def test_at_a_glance() -> None:
 def test_extensions_against_tract() -> None:
     lines = extension_section(records(RUNS | EXTENSIONS), {})
     _, _, _, tract, relative, _ = lines[2:]
-    assert cells(tract)[:5] == ["tract λ=0.1", "0.2 *", "63.00 ± 2.65", "", ""]
-    assert cells(relative)[3] == "+7.33"
+    assert cells(tract)[:4] == ["tract λ=0.1", "0.2 *", "63.00 ± 2.65", ""]
+    assert cells(relative)[3] == "+6.00 (in all)"
     assert len(extension_section(records(), {})) == 0
 
 

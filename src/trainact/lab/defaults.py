@@ -38,7 +38,7 @@ def default_lr(optimizer: str, model: str) -> float:
         model: resolved name of the model.
 
     Returns:
-        The rate that was tuned on vanilla, or the optimizer's general one.
+        Vanilla training's best rate on digits, or the optimizer's general one.
     """
     rates = LEARNING_RATES[optimizer]
     return rates.get(model, rates[_ANY_MODEL])
