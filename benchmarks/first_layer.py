@@ -16,7 +16,7 @@ from trainact.lab.recipes.optimizer_study import APART_ARMS, LAM, PAIRED_ARMS
 from trainact.lab.records import Record
 from trainact.lab.summary import BASELINE, summarise_arms
 from trainact.lab.table_text import markdown
-from trainact.lab.tuning import TUNING_SEED, best_rate, final_accuracy
+from trainact.lab.tuning import TUNING_SEED, final_accuracy
 
 _PAIRED = tuple(arm.method for arm in (*PAIRED_ARMS, *APART_ARMS))
 _EXTENDED = (BASELINE, "tract", *(m for m in METHODS if m.startswith("tract-")))
@@ -249,7 +249,7 @@ def _best(tuning: Tuning) -> float:
     if not tried:
         msg = f"an arm has no run with seed {TUNING_SEED}, which tunes it"
         raise ValueError(msg)
-    return best_rate({lr: final_accuracy(tuning[lr][TUNING_SEED]) for lr in tried})
+    return max(sorted(tried), key=lambda lr: final_accuracy(tuning[lr][TUNING_SEED]))
 
 
 def _best_runs(tuning: Tuning) -> dict[int, Record]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.equal_budgets import budgets_section
 from benchmarks.first_layer import (
     damping_section,
     extension_section,
@@ -16,14 +20,15 @@ from trainact.lab.summary import BASELINE
 FIRST_LAYER = ROOT / "docs" / "first-layer-benchmark.md"
 EXTENSIONS = ROOT / "docs" / "extensions.md"
 TREATMENTS = ROOT / "records" / "benchmarks" / "treatments-cpu.jsonl"
+BUDGETS = sorted((ROOT / "records" / "budgets").glob("*.jsonl"))
 STUDIES = sorted((ROOT / "records" / "studies").glob("*.jsonl"))
 
 
-def studies() -> tuple[list[Record], list[str]]:
+def studies(paths: Sequence[Path] = STUDIES) -> tuple[list[Record], list[str]]:
     """Runs of all studies, and by which commands on what they were made."""
     runs: list[Record] = []
     origins: dict[str, None] = {}
-    for path in STUDIES:
+    for path in paths:
         records = load_runs(path)
         runs += records
         origins |= dict.fromkeys(f"- {source(vars(r), path)}." for r in records)
@@ -45,7 +50,10 @@ def first_layer_page() -> str:
     """Which treatment of a first layer gave what."""
     (runs, origins), (costs, origin) = studies(), step_costs()
     treatments, rates = treatment_section(runs, costs), optimizer_section(runs)
-    page = fill(FIRST_LAYER.read_text(), "overview", "\n".join(overview_section(runs)))
+    complete, sources = studies(BUDGETS)
+    budgets = [*budgets_section(complete), "", *sources]
+    page = fill(FIRST_LAYER.read_text(), "budgets", "\n".join(budgets).strip())
+    page = fill(page, "overview", "\n".join(overview_section(runs)))
     page = fill(page, "treatments", "\n".join(treatments).strip())
     page = fill(page, "optimizers", "\n".join(rates).strip())
     return fill(page, "origins", "\n".join([*origins, origin]))

@@ -42,6 +42,23 @@ def test_limit_keeps_every_class() -> None:
     assert larger.fingerprint == whole.fingerprint
 
 
+def test_a_held_out_tenth_is_disjoint_stratified_and_fixed() -> None:
+    labels = torch.arange(4).repeat(50)
+    images = torch.arange(200, dtype=torch.uint8).view(-1, 1, 1, 1)
+    every = ImageData(images, labels, images[:3], labels[:3], tuple("abcd"))
+    held = every.held_out()
+    train, test = (
+        set(x.flatten().tolist()) for x in (held.train_images, held.test_images)
+    )
+    assert not train & test
+    assert train | test == set(range(200))
+    assert held.test_labels.bincount().tolist() == [5] * 4
+    assert torch.equal(held.test_labels, labels[held.test_images.flatten().long()])
+    assert every.held_out().fingerprint == held.fingerprint
+    with pytest.raises(LabError, match="one training image"):
+        every.limited(4).held_out()
+
+
 def test_shares_add_up() -> None:
     counts = np.array([5, 3, 2])
     for total in range(1, 11):

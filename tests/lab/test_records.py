@@ -149,6 +149,7 @@ def test_an_unwritable_place_is_refused_before_training(tmp_path: Path) -> None:
         ("eval_crop", 1.0),
         ("pretrained", "vgg16"),
         ("begins_with", "table3-vit-s-800"),
+        ("evaluated", "held-out"),
         ("initial", "0123456789abcdef"),
     ],
 )

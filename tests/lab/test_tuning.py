@@ -1,11 +1,13 @@
-"""Tuned sweeps: seed 0 at every learning rate, other seeds at each arm's best."""
+"""Tuned sweeps: rates are chosen on held-out images, and then fresh seeds trained."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.lab.conftest import make_record
 from trainact import cli
@@ -16,109 +18,146 @@ from trainact.lab.recipes import STUDIES, find_recipes
 from trainact.lab.recipes.optimizer_study import RATES as RECIPE_RATES
 from trainact.lab.records import Record
 from trainact.lab.run_options import SweepOptions
-from trainact.lab.tuning import tuned_jobs, tuning_jobs
+from trainact.lab.tuning import best_rate, final_accuracy, tuned_jobs
 from trainact.lab.workspace import Workspace
 
 NAME = "first-layer-small-cnn-sgd"
 RATES = RECIPE_RATES["sgd"]
 
 
-def jobs(*methods: str) -> list[Job]:
+def planned(*methods: str) -> tuple[list[Job], list[Job]]:
+    """With the seed that chooses, and with others."""
     options = SweepOptions(recipes=(NAME,), device="cpu", method=methods)
-    return plan(find_recipes([NAME]), options)
+    recipes = find_recipes([NAME])
+    return plan(recipes, options, (0,)), plan(recipes, options, (0, 1, 2))
 
 
-def recorded(accuracies: dict[tuple[str, float], float | None]) -> list[Record]:
-    """Records of seed 0 by method and learning rate; None for a lost run."""
-    configs = {(j.config.method, j.config.lr): j.config for j in tuning_jobs(jobs())}
+def recorded(found: list[Job], best: dict[str, float]) -> list[Record]:
+    """Records of runs whose accuracy falls with the distance to a best rate."""
     return [
-        make_record(configs[run], accuracy=(0.9, accuracy))
-        if accuracy is not None
-        else replace(make_record(configs[run], accuracy=(1.0,)), diverged=True)
-        for run, accuracy in accuracies.items()
+        make_record(c, accuracy=(0.9 - abs(math.log2(c.lr / best[c.method])) / 20,))
+        for c in (job.config for job in found)
     ]
 
 
-def chosen(found: list[Job], method: str) -> set[tuple[float, int]]:
+def chosen(found: list[Job], method: str, evaluated: str) -> set[tuple[float, int]]:
     own = [job.config for job in found if job.config.method == method]
-    return {(config.lr, config.seed) for config in own}
+    return {(c.lr, c.seed) for c in own if c.evaluated == evaluated}
 
 
-FIRST = {(lr, 0) for lr in RATES}
+def until_nothing_new(best: dict[str, float]) -> tuple[list[list[Job]], list[Job]]:
+    rounds: list[list[Job]] = []
+    records: list[Record] = []
+    while (found := tuned_jobs(*planned(*best), records)) not in rounds:
+        rounds.append(found)
+        records = recorded(found, best)
+    return rounds, rounds[-1]
 
 
-def test_first_all_rates_with_one_seed() -> None:
-    both = jobs("vanilla", "tract")
-    assert {job.config.seed for job in both} == {0, 1, 2}
-    for found in (tuning_jobs(both), tuned_jobs(both, [])):
-        assert chosen(found, "vanilla") == chosen(found, "tract") == FIRST
+def test_rates_are_chosen_on_held_out_images_by_a_seed_that_is_not_reported() -> None:
+    first, second = until_nothing_new({"vanilla": 0.1, "tract": 0.4})[0]
+    for method in ("vanilla", "tract"):
+        for found in (first, second):
+            assert chosen(found, method, "held-out") == {(lr, 0) for lr in RATES}
+        assert not chosen(first, method, "test")
+    assert chosen(second, "vanilla", "test") == {(0.1, 1), (0.1, 2)}
+    # Its own best rate, and vanilla's.
+    at_both = {(lr, seed) for lr in (0.1, 0.4) for seed in (1, 2)}
+    assert chosen(second, "tract", "test") == at_both
 
 
-def test_then_more_seeds_at_the_best_rate_of_each_arm() -> None:
-    records = recorded(
-        {
-            **{("vanilla", lr): 0.5 + lr for lr in RATES},
-            ("tract", 0.05): 0.6,
-            ("tract", 0.1): 0.6,
-            ("tract", 0.2): None,
-            ("tract", 0.4): 0.1,
-            ("tract", 0.8): 0.1,
-        }
-    )
-    found = tuned_jobs(jobs("vanilla", "tract"), records)
-    assert chosen(found, "vanilla") == FIRST | {(0.8, 1), (0.8, 2)}
-    # The first of equals; a lost run is the worst, whatever it reached before.
-    assert chosen(found, "tract") == FIRST | {(0.05, 1), (0.05, 2)}
+@pytest.mark.parametrize(
+    ("best", "more"),
+    [(0.8, {1.6}), (1.6, {1.6, 3.2}), (0.0125, {0.025, 0.0125, 0.00625})],
+)
+def test_one_grid_grows_until_no_best_rate_is_at_its_edge(
+    best: float, more: set[float]
+) -> None:
+    rounds, last = until_nothing_new({"vanilla": 0.2, "tract": best})
+    assert len(rounds) == 2 + len(more)
+    for method in ("vanilla", "tract"):
+        tried = chosen(last, method, "held-out")
+        assert tried == {(lr, 0) for lr in {*RATES, *more}}
+    assert (best, 1) in chosen(last, "tract", "test")
 
 
-def test_an_arm_is_tuned_once_all_its_rates_are_recorded() -> None:
-    records = recorded({("vanilla", 0.05): 0.5, ("vanilla", 0.1): 0.6})
-    assert chosen(tuned_jobs(jobs("vanilla"), records), "vanilla") == FIRST
+def test_arms_that_are_added_later_have_the_same_grid() -> None:
+    best = {"vanilla": 0.1, "tract": 3.2, "whitening": 0.2}
+    _, last = until_nothing_new({"vanilla": 0.1, "tract": 3.2})
+    found = tuned_jobs(*planned("vanilla", "whitening"), recorded(last, best))
+    wide = {(lr, 0) for lr in (*RATES, 1.6, 3.2, 6.4)}
+    assert chosen(found, "whitening", "held-out") == wide
+    assert chosen(found, "vanilla", "held-out") == wide
 
 
-def test_other_settings_and_seeds_do_not_tune() -> None:
-    records = recorded({("vanilla", lr): 0.5 + lr for lr in RATES})
-    shorter = [replace(r, config=replace(r.config, epochs=1)) for r in records]
-    other = [replace(r, config=replace(r.config, seed=1)) for r in records]
-    found = tuned_jobs(jobs("vanilla"), [*shorter, *other])
-    assert chosen(found, "vanilla") == FIRST
+def test_a_diverged_run_and_equal_ones_choose_no_edge() -> None:
+    assert best_rate({0.1: 0.5, 0.2: 0.5, 0.4: 0.5, 0.8: 0.4}) == 0.2
+    assert best_rate({0.1: 0.5, 0.2: 0.4, 0.4: 0.4}) == 0.1
+    assert best_rate({0.1: 0.5}) == 0.1
+    lost = replace(make_record(accuracy=(1.0,)), diverged=True)
+    assert final_accuracy(lost) == -math.inf
+
+
+def test_other_settings_seeds_and_images_do_not_choose() -> None:
+    tuning, fresh = planned("vanilla")
+    every = recorded(tuned_jobs(tuning, fresh, []), {"vanilla": 0.2})
+    for change in ({"epochs": 1}, {"seed": 1}, {"evaluated": "test"}):
+        other = [replace(r, config=replace(r.config, **change)) for r in every]
+        assert not chosen(tuned_jobs(tuning, fresh, other), "vanilla", "test")
+    assert chosen(tuned_jobs(tuning, fresh, every), "vanilla", "test")
 
 
 def test_a_tuned_sweep_and_again(tmp_path: Path, capsys) -> None:
     command = (
-        *("sweep", NAME, "--smoke", "--tuned", "--seeds", "2", "--method", "vanilla"),
+        *("sweep", "digits-small-cnn-sgd-0.2", "--method", "vanilla", "--tuned"),
+        *("--seeds", "2", "--limit", "200", "--epochs", "1"),
         *("--device", "cpu", "--logger", "none", "--out", str(tmp_path)),
     )
     assert cli.main(command) == 0
     records = Workspace(tmp_path).records.read()[0]
-    runs = {(r.config.lr, r.config.seed): r.accuracy[-1] for r in records}
-    best = max(RATES, key=lambda lr: runs[lr, 0])
-    assert set(runs) == FIRST | {(best, 1)}
+    tried = {r.config.lr: r for r in records if r.config.evaluated == "held-out"}
+    assert {r.config.seed for r in tried.values()} == {0}
+    assert {(r.data["train"], r.data["test"]) for r in tried.values()} == {(180, 20)}
+    best = best_rate({lr: final_accuracy(r) for lr, r in tried.items()})
+    assert min(tried) < best < max(tried)
+    fresh = [r for r in records if r.config.evaluated == "test"]
+    assert {(r.config.lr, r.config.seed) for r in fresh} == {(best, 1), (best, 2)}
+    assert {(r.data["train"], r.data["test"]) for r in fresh} == {(200, 450)}
     capsys.readouterr()
     assert cli.main(command) == 0
-    count = len(RATES) + 1
+    count = len(records)
     assert f"{count} runs on cpu, {count} of them recorded" in capsys.readouterr().out
     assert len(Workspace(tmp_path).records.read()[0]) == count
 
 
+def test_photographs_are_not_held_out(tmp_path: Path, capsys) -> None:
+    command = ("sweep", "fig11-30", "--tuned", "--data", f"imagefolder:{tmp_path}")
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / split / name / "0.png")
+    options = ("--device", "cpu", "--precision", "32", "--out", str(tmp_path / "runs"))
+    assert cli.main([*command, *options]) == 2
+    assert "held out" in capsys.readouterr().err
+
+
 def test_the_studies_of_make_gpu_lab(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(gpu, "STUDIED", ("optimizers-digits-4-sgd",))
-    monkeypatch.setattr(gpu, "STUDY_SEEDS", (0, 1))
     asked: list[set[tuple[float, int]]] = []
 
     def record(missing: list[Job], size: int, console: object) -> tuple[int, bool]:
         del size, console
         asked.append({(job.config.lr, job.config.seed) for job in missing})
-        for job in missing:
-            made = make_record(job.config, accuracy=(job.config.lr,))
+        best = {"vanilla": 0.1, "tract": 0.1}
+        for job, made in zip(missing, recorded(missing, best), strict=True):
             Workspace(tmp_path).records.append(replace(made, key=key_of(job)))
         return 0, False
 
     monkeypatch.setattr(gpu, "run_side_by_side", record)
     assert gpu.run(["studies", "digits", str(tmp_path)]) == 0
-    assert asked == [FIRST, {(0.8, 1)}]
+    assert asked == [{(lr, 0) for lr in RATES}, {(0.1, 1), (0.1, 2), (0.1, 3)}]
     assert gpu.run(["studies", "digits", str(tmp_path)]) == 0
-    assert asked[2:] == [set(), set()]
+    assert asked[2:] == [set()]
 
 
 @pytest.mark.slow

@@ -62,6 +62,8 @@ class Setting:
         pretrained: weights that a model of torchvision begins with, or None.
         begins_with: name of the recipe whose trained weights it begins with, of the
             same arm and seed, or None.
+        evaluated: ``test`` images; or ``held-out``, a tenth of the training images of
+            every class, which is then not trained on.
     """
 
     data: str
@@ -100,6 +102,7 @@ class Setting:
     eval_crop: float = _later(0.875)
     pretrained: str | None = _later(None)
     begins_with: str | None = _later(None)
+    evaluated: str = _later("test")
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

@@ -22,7 +22,7 @@ from trainact.lab.local import finish, train_missing, without_record
 from trainact.lab.processes import run_side_by_side
 from trainact.lab.progress import make_console
 from trainact.lab.recipes import find_recipes
-from trainact.lab.tuning import tuning_rounds
+from trainact.lab.tuning import TUNING_SEED, tuning_rounds
 from trainact.lab.workspace import Workspace
 
 
@@ -51,7 +51,7 @@ RUNS = {
 }
 STUDIES = "studies"
 STUDIED = ("first-layer", "damping", "optimizers-cifar10")
-STUDY_SEEDS = (0, 1, 2)
+STUDY_SEEDS = (1, 2, 3)
 SIDE_BY_SIDE = 8
 USAGE = f"usage: python -m trainact.lab.gpu {{{','.join([*RUNS, STUDIES])}}} DATA OUT"
 
@@ -95,8 +95,9 @@ def _train(chosen: GpuRun, given: ExperimentOptions) -> int:
 def _study(options: ExperimentOptions) -> int:
     console, workspace = make_console(), Workspace(options.out)
     workspace.prepare()
-    jobs = plan(find_recipes(STUDIED), options, STUDY_SEEDS)
-    for chosen in tuning_rounds(jobs, workspace):
+    recipes = find_recipes(STUDIED)
+    tuning, fresh = (plan(recipes, options, s) for s in ((TUNING_SEED,), STUDY_SEEDS))
+    for chosen in tuning_rounds(tuning, fresh, workspace):
         missing = without_record(chosen, workspace)
         _, interrupted = run_side_by_side(missing, SIDE_BY_SIDE, console)
         finish(console, workspace, chosen, interrupted=interrupted)

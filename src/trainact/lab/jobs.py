@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 
 from trainact.lab import environment
 from trainact.lab.config import RunConfig, setting_hash
-from trainact.lab.data import AnyData, is_in_memory, load_for
+from trainact.lab.data import AnyData, ImageData, is_in_memory, load_for
 from trainact.lab.devices import resolve_device
 from trainact.lab.epoch_result import EpochResult
 from trainact.lab.errors import LabError, describe_os_error
@@ -111,6 +111,9 @@ def data_of(job: Job) -> AnyData:
 
     Returns:
         The images.
+
+    Raises:
+        LabError: if some are to be held out of a set that is not in memory.
     """
     setting, place = job.config, job.place
     what = tuple(getattr(setting, name) for name in _OF_THE_DATA)
@@ -120,7 +123,18 @@ def data_of(job: Job) -> AnyData:
     if key not in _loaded:
         _loaded.clear()  # two sets might not fit into memory
         _loaded[key] = load_for(setting, Path(place.data_dir), place.corrupt)
-    return _loaded[key]
+    if setting.evaluated == "test":
+        return _loaded[key]
+    held_out = (*key, setting.evaluated)
+    if held_out not in _loaded:
+        every = _loaded[key]
+        if not isinstance(every, ImageData):
+            raise LabError(
+                "only images in memory can be held out, not photographs and not images "
+                "with boxes: leave --tuned out"
+            )
+        _loaded[held_out] = every.held_out()
+    return _loaded[held_out]
 
 
 def key_of(job: Job) -> str:

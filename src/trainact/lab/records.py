@@ -22,7 +22,7 @@ class Record(JsonLine):
     Attributes:
         key: hash of the configuration and the data, see `RunConfig.key`.
         config: what was run.
-        accuracy: on the test images after every epoch.
+        accuracy: after every epoch, on the images that `config.evaluated` names.
         loss: mean training loss of every epoch; None where it was not finite.
         seconds: training time of every epoch, without evaluation and compilation.
         diverged: whether the loss stopped being finite; the run ends there.

@@ -46,11 +46,13 @@ class SweepOptions(ExperimentOptions):
     """Names of recipes, or what they begin with: fig3, table1, fig4-100."""
 
     seeds: int | None = None
-    """How many seeds, counted from 0; by default the recipe's."""
+    """How many seeds, counted from 0, with --tuned from 1; by default the recipe's."""
 
     tuned: bool = False
-    """Of recipes that differ in the learning rate: seed 0 at every rate, other seeds at
-    each arm's best alone. With --slurm: give the command again when seed 0 is done."""
+    """Choose each arm's learning rate with seed 0 on a tenth of the training images,
+    held out, at the recipes' rates and at twice and half as much until the best lies
+    between others; then train the other seeds on all of them, at the arm's best rate
+    and at vanilla's. With --slurm: give the command again when its runs are done."""
 
     jobs: int = 1
     """Runs at a time on this machine; several small ones may share a device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -20,7 +20,7 @@ from trainact.lab.ranks import joined
 from trainact.lab.recipe import Recipe
 from trainact.lab.recipes import find_recipes
 from trainact.lab.run_options import SweepOptions
-from trainact.lab.tuning import tuned_jobs, tuning_rounds
+from trainact.lab.tuning import TUNING_SEED, tuning_rounds
 from trainact.lab.workspace import Workspace
 
 
@@ -87,19 +87,26 @@ def _stages(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
 def _train_stage(
     recipes: Sequence[Recipe], options: SweepOptions, console: Console
 ) -> int:
-    seeds = None if options.seeds is None else range(options.seeds)
-    jobs = plan(recipes, options, seeds, elsewhere=options.slurm)
     workspace = Workspace(options.out)
     workspace.prepare()
-    if options.tuned and not (options.slurm or options.dry_run):
-        for chosen in tuning_rounds(jobs, workspace):
-            code = _train_jobs(chosen, len(recipes), options, workspace, console)
-            if code != EXIT_OK:
-                return code
-        return EXIT_OK
-    if options.tuned:
-        jobs = tuned_jobs(jobs, workspace.records.read()[0])
-    return _train_jobs(jobs, len(recipes), options, workspace, console)
+    for jobs in _rounds(recipes, options, workspace):
+        code = _train_jobs(jobs, len(recipes), options, workspace, console)
+        if code != EXIT_OK or options.slurm or options.dry_run:
+            return code
+    return EXIT_OK
+
+
+def _rounds(
+    recipes: Sequence[Recipe], options: SweepOptions, workspace: Workspace
+) -> Iterable[list[Job]]:
+    """What is to be trained, and once that is recorded what then."""
+    first = TUNING_SEED + 1 if options.tuned else 0
+    seeds = None if options.seeds is None else range(first, first + options.seeds)
+    jobs = plan(recipes, options, seeds, elsewhere=options.slurm)
+    if not options.tuned:
+        return [jobs]
+    tuning = plan(recipes, options, (TUNING_SEED,), elsewhere=options.slurm)
+    return tuning_rounds(tuning, jobs, workspace)
 
 
 def _train_jobs(

@@ -1,106 +1,129 @@
-"""Every arm at its own best learning rate: tuned with one seed, repeated with more.
+"""Learning rates chosen on held-out images by a seed that is never reported.
 
-Runs that differ in nothing but learning rate and seed are one arm. The rate is that of
-the highest final accuracy with seed 0, so that every arm has the same budget of tuning,
-one run for each rate that its recipes have; other seeds are trained at that rate alone.
+Runs that differ in nothing but learning rate and seed are one arm, and arms that differ
+in nothing but the method and its λ are one problem. All arms of a problem are trained
+at the same rates with seed 0, on nine tenths of the training images; the last tenth,
+which is held out, chooses. The rates grow by factors of two until no arm's best is the
+lowest or the highest. Then other seeds, fresh ones, are trained on all training images
+and tested on the test images, at the arm's best rate and at vanilla training's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from trainact.lab.config import RunConfig
 from trainact.lab.jobs import Job
+from trainact.lab.ranks import agree
 from trainact.lab.records import Record
+from trainact.lab.shorten import is_smoke
+from trainact.lab.summary import BASELINE
 from trainact.lab.workspace import Workspace
 
 TUNING_SEED = 0
+# Of one arm and seed.
+_ByRate = dict[float, Job]
 
 
-def tuning_jobs(jobs: Iterable[Job]) -> list[Job]:
-    """Choose the runs that find the learning rates.
-
-    Args:
-        jobs: of recipes that differ in the learning rate.
-
-    Returns:
-        Those of the first seed.
-    """
-    return [job for job in jobs if job.config.seed == TUNING_SEED]
-
-
-def tuned_jobs(jobs: Sequence[Job], records: Iterable[Record]) -> list[Job]:
-    """Choose the runs that are to be trained, as far as that is known.
+def tuning_rounds(
+    tuning: Sequence[Job], fresh: Sequence[Job], workspace: Workspace
+) -> Iterator[list[Job]]:
+    """Give what is known to be trained, until its records ask for nothing more.
 
     Args:
-        jobs: of recipes that differ in the learning rate.
-        records: of whatever has been trained.
-
-    Returns:
-        All of the first seed, and of an arm whose first seed is recorded at every rate,
-        those of the other seeds at the best.
-    """
-    of_first = {_arm(job.config): set[float]() for job in jobs}
-    for job in tuning_jobs(jobs):
-        of_first[_arm(job.config)].add(job.config.lr)
-    best = best_rates(records, of_first)
-    return [
-        job
-        for job in jobs
-        if job.config.seed == TUNING_SEED or best.get(_arm(job.config)) == job.config.lr
-    ]
-
-
-def tuning_rounds(jobs: Sequence[Job], workspace: Workspace) -> Iterator[list[Job]]:
-    """Give what is to be trained first and, once that is recorded, what then.
-
-    Args:
-        jobs: of recipes that differ in the learning rate.
-        workspace: of the runs, read when the second round is asked for.
+        tuning: as for `tuned_jobs`.
+        fresh: likewise.
+        workspace: of the runs, read before every round.
 
     Yields:
-        The runs of the first seed, then all that are known.
+        All runs that are known so far, whether recorded or not.
     """
-    yield tuning_jobs(jobs)
-    yield tuned_jobs(jobs, workspace.records.read()[0])
+    known: list[Job] = []
+    while True:
+        records = agree(workspace.records.read()[0])
+        if (chosen := tuned_jobs(tuning, fresh, records)) == known:
+            return
+        yield (known := chosen)
 
 
-def best_rates(
-    records: Iterable[Record], rates: dict[RunConfig, set[float]]
-) -> dict[RunConfig, float]:
-    """Find the learning rate of every arm that has been tuned.
+def tuned_jobs(
+    tuning: Iterable[Job], fresh: Iterable[Job], records: Iterable[Record]
+) -> list[Job]:
+    """List the runs of a comparison, as far as the records tell.
 
     Args:
+        tuning: the arms with the seed that chooses, at one learning rate or several.
+        fresh: the same arms with other seeds; the seed that chooses is left out.
         records: of whatever has been trained.
-        rates: by arm, to be tried.
 
     Returns:
-        By arm, where all rates have been; the first of equals. A lost run is the worst.
+        The runs that choose the rates, and of problems where they are chosen those of
+        the fresh seeds.
     """
-    tried: dict[RunConfig, dict[float, float]] = {arm: {} for arm in rates}
-    for record in records:
-        arm = _arm(record.config)
-        if record.config.seed == TUNING_SEED and record.config.lr in rates.get(arm, ()):
-            tried[arm][record.config.lr] = final_accuracy(record)
-    return {
-        arm: best_rate(found)
-        for arm, found in tried.items()
-        if found.keys() == rates[arm]
-    }
+    scores = {record.config: final_accuracy(record) for record in records}
+    problems: dict[RunConfig, dict[RunConfig, _ByRate]] = {}
+    for job in tuning:
+        arms = problems.setdefault(_baseline(job.config), {})
+        arms.setdefault(_arm(job.config), {})[job.config.lr] = _held_out(job)
+    tried: dict[RunConfig, set[float]] = {}  # also by arms that are not asked for now
+    for config in scores:
+        if (config.seed, config.evaluated) == (TUNING_SEED, "held-out"):
+            tried.setdefault(_baseline(config), set()).add(config.lr)
+    chosen: list[Job] = []
+    best: dict[RunConfig, float] = {}
+    for problem, arms in problems.items():
+        runs, found = _choose_rates(arms, tried.get(problem, set()), scores)
+        chosen += runs
+        best |= found
+    by_seed: dict[tuple[RunConfig, int], _ByRate] = {}
+    for job in fresh:
+        if (seed := job.config.seed) != TUNING_SEED:
+            by_seed.setdefault((_arm(job.config), seed), {})[job.config.lr] = job
+    for (arm, _), jobs in by_seed.items():
+        own, baselines = best.get(arm), best.get(_baseline(arm))
+        rates = {rate for rate in (own, baselines) if rate is not None}
+        chosen += [_at(jobs, rate) for rate in sorted(rates)]
+    return chosen
 
 
-def best_rate(accuracies: dict[float, float]) -> float:
+def _choose_rates(
+    arms: Mapping[RunConfig, _ByRate],
+    tried: set[float],
+    scores: Mapping[RunConfig, float],
+) -> tuple[list[Job], dict[RunConfig, float]]:
+    """Runs of a problem that choose, and each arm's best rate once all are recorded."""
+    grid = tried.union(*arms.values())
+    while True:
+        runs = {a: {r: _at(jobs, r) for r in sorted(grid)} for a, jobs in arms.items()}
+        known = [job for jobs in runs.values() for job in jobs.values()]
+        if any(job.config not in scores for job in known):
+            return known, {}
+        best = {
+            arm: best_rate({rate: scores[job.config] for rate, job in jobs.items()})
+            for arm, jobs in runs.items()
+        }
+        low, high = min(grid), max(grid)
+        grown = {low / 2} if low in best.values() else set[float]()
+        grown |= {2 * high} if high in best.values() else set[float]()
+        if not grown:
+            return known, best
+        grid |= grown
+
+
+def best_rate(accuracies: Mapping[float, float]) -> float:
     """Choose among the learning rates of one arm.
 
     Args:
         accuracies: by learning rate, at least one.
 
     Returns:
-        The one with the highest; the first of equals.
+        The one with the highest; of equals the lowest inner one, so that the lowest and
+        the highest rate are chosen only where they are better than all others.
     """
-    return max(sorted(accuracies), key=accuracies.__getitem__)
+    lowest, *others = sorted(accuracies)
+    return max([*others[:-1], lowest, *others[-1:]], key=accuracies.__getitem__)
 
 
 def final_accuracy(record: Record) -> float:
@@ -115,5 +138,20 @@ def final_accuracy(record: Record) -> float:
     return -math.inf if record.diverged else record.accuracy[-1]
 
 
+def _at(jobs: _ByRate, rate: float) -> Job:
+    some = next(iter(jobs.values()))
+    return jobs.get(rate) or replace(some, config=replace(some.config, lr=rate))
+
+
+def _held_out(job: Job) -> Job:
+    """A smoke has too few images to hold any out."""
+    evaluated = "test" if is_smoke(job.config) else "held-out"
+    return replace(job, config=replace(job.config, evaluated=evaluated))
+
+
 def _arm(config: RunConfig) -> RunConfig:
-    return replace(config, lr=0.0, seed=TUNING_SEED)
+    return replace(config, lr=0.0, seed=TUNING_SEED, evaluated="test", initial=None)
+
+
+def _baseline(config: RunConfig) -> RunConfig:
+    return replace(_arm(config), method=BASELINE, lam=None)

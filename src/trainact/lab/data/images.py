@@ -20,6 +20,7 @@ from trainact.lab.errors import LabError
 # that all runs of all seeds see the same images.
 SPLIT_SEED = 0
 _BLOCK = 4096
+HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,29 @@ class ImageData(ImageSet):
             self.train_labels[keep_N],
             self.test_images,
             self.test_labels,
+            self.classes,
+        )
+
+    def held_out(self) -> ImageData:
+        """Test on a tenth of each class's training images, the same ones every time.
+
+        Returns:
+            The training images in two disjoint parts; the test images are left out.
+
+        Raises:
+            LabError: if a class has fewer than two training images.
+        """
+        labels_N = self.train_labels.numpy()
+        if (np.unique(labels_N, return_counts=True)[1] < 2).any():
+            raise LabError(
+                "a class has one training image, so none can be held out: take more"
+            )
+        train_N, held_N = stratified_split(labels_N, HELD_OUT)
+        return ImageData(
+            self.train_images[train_N],
+            self.train_labels[train_N],
+            self.train_images[held_N],
+            self.train_labels[held_N],
             self.classes,
         )
 

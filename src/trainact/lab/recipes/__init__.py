@@ -9,6 +9,7 @@ from itertools import product
 from trainact.lab.errors import LabError, did_you_mean
 from trainact.lab.recipe import Recipe
 from trainact.lab.recipes.common import LENGTHS
+from trainact.lab.recipes.equal_budgets import BUDGETS, equal_budgets
 from trainact.lab.recipes.fig3 import fig3
 from trainact.lab.recipes.fig4 import fig4
 from trainact.lab.recipes.fig6 import fig6
@@ -65,6 +66,7 @@ _BEYOND: dict[str, _Family] = {
     "first": (first_layer, (STUDIED,)),
     "digits": (digits, (DIGITS,)),
     "damping": (damping, (DAMPED, PIXELS)),
+    "equal": (equal_budgets, (BUDGETS,)),
 }
 _ALL_FAMILIES = {**_FAMILIES, **_BEYOND}
 
