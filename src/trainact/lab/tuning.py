@@ -34,7 +34,7 @@ def tuning_rounds(
 
     Args:
         tuning: as for `tuned_jobs`.
-        fresh: likewise.
+        fresh: as for `tuned_jobs`.
         workspace: of the runs, read before every round.
 
     Yields:
