@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict
-from types import SimpleNamespace
 from typing import Any, cast
 
 import torch.distributed as dist
@@ -80,10 +79,10 @@ def sent_collectives() -> Generator[list[Collective]]:
     calls: list[Collective] = []
 
     def counting(name: Any, function: Any) -> Callable[..., Any]:
-        def call(*args: Any, async_op: bool = False, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             sent = args[-1].nbytes  # all_gather has what it fills first
             calls.append(Collective(name, sent))
-            return function(*args, async_op=async_op, **kwargs)
+            return function(*args, **kwargs)
 
         return call
 
@@ -93,22 +92,15 @@ def sent_collectives() -> Generator[list[Collective]]:
 
 @contextmanager
 def waited_seconds() -> Generator[list[float]]:
-    """How long Python code waits meanwhile in collectives, or for them."""
+    """How long Python code waits meanwhile in collectives."""
     seconds: list[float] = []
 
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def timing(_: str, function: Any) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             result = function(*args, **kwargs)
             seconds.append(time.perf_counter() - start)
             return result
-
-        return call
-
-    def timing(_: str, function: Any) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            work = timed(function)(*args, **kwargs)
-            return work and SimpleNamespace(wait=timed(work.wait))
 
         return call
 
