@@ -31,16 +31,16 @@ from torch.nn.functional import cross_entropy
 import trainact
 from tests.tolerances import relative_error
 from trainact import Estimate
-from trainact.estimator import Estimator
 from trainact.geometry import Geometry, layer_geometry
+from trainact.gram.rows import count_entries, count_rows
 from trainact.lab.data import ImageData, load_data
 from trainact.lab.data.images import stratified_subset
 from trainact.lab.data.normalise import Normalise
 from trainact.lab.defaults import default_batch_size, default_lr
 from trainact.lab.environment import describe
 from trainact.lab.models import build_model
-from trainact.rows import count_entries, count_rows
-from trainact.statistics import local_factor
+from trainact.statistics.estimated import Estimator
+from trainact.statistics.local import local_factor
 
 LAM = 0.1
 SEEDS = (0, 1, 2)

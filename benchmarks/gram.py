@@ -3,7 +3,7 @@
     python -m benchmarks.gram [--rounds 7] [--settings ...] [--out FILE]
 
 Each round runs every way once; milliseconds are medians over rounds. `loss` is the time
-of the way that `trainact.cost` chooses over that of the best.
+of the way that `trainact.gram.cost` chooses over that of the best.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from benchmarks.output import write_records
-from trainact.cost import cheapest_dim
 from trainact.geometry import Geometry, make_geometry
-from trainact.gram import tiled_products
+from trainact.gram.cost import cheapest_dim
+from trainact.gram.lines import make_layout
+from trainact.gram.shifted import shifted_products
+from trainact.gram.tiled import tiled_products
 from trainact.lab.environment import describe
-from trainact.lines import make_layout
-from trainact.shifts import shifted_products
 
 # name -> (input, kernel_size, stride, padding, dilation, groups)
 Setting = tuple[tuple[int, ...], Any, Any, Any, Any, int]

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 import trainact
 from benchmarks.output import write_records
 from trainact.geometry import conv_geometry
+from trainact.gram.patches import extract_patches
 from trainact.lab.data import load_data
 from trainact.lab.environment import describe
-from trainact.patches import extract_patches
 
 LAM = 0.1
 CHANNEL = (0, 2, 3)

@@ -29,11 +29,11 @@ from tests.tolerances import GRAM_EPS, SAFETY
 from trainact import kernels
 from trainact.factor import factorise
 from trainact.geometry import Geometry, make_geometry
-from trainact.gram import patch_products
+from trainact.gram.patches import extract_patches
+from trainact.gram.shifted import shifted_products
+from trainact.gram.tiled import patch_products
 from trainact.kernels.choice import INSTALLED, Backend
 from trainact.lab.environment import describe
-from trainact.patches import extract_patches
-from trainact.shifts import shifted_products
 
 EPS = torch.finfo(torch.float32).eps
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -1,7 +1,7 @@
 """What TrAct adds to a training step, counted: floating-point operations.
 
-Not bounds but what the code does: `trainact.products` and `shifts` for a Gram matrix,
-`factor` and `sync` for a system. A multiplication with its addition is two operations.
+Not bounds but what the code does: `trainact.gram` for a Gram matrix, `factor` and
+`statistics.ranks` for a system. A multiplication with its addition is two operations.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.scaling_volumes import Stem, exchange
-from trainact.cost import cheapest_dim
-from trainact.lines import make_layout
-from trainact.products import SYMMETRIC_ENTRIES
+from trainact.gram.cost import cheapest_dim
+from trainact.gram.lines import make_layout
+from trainact.gram.matmul import SYMMETRIC_ENTRIES
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def gram_flops(stem: Stem, device_type: str, dim: int | None) -> int:
         stem: what is computed.
         device_type: such as ``"cpu"``, where symmetry is made use of.
         dim: the spatial dimension to shift along, None for explicit patches; see
-            `trainact.cost.cheapest_dim` for what is chosen.
+            `trainact.gram.cost.cheapest_dim` for what is chosen.
 
     Returns:
         Those of matrix products.

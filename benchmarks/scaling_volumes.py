@@ -1,7 +1,7 @@
 """What TrAct adds to a training step, counted: collectives, and bytes kept.
 
-Not bounds but what `trainact.sync` and `trainact.factor` do. For operations see
-`benchmarks.scaling_operations`.
+Not bounds but what `trainact.statistics.ranks` and `trainact.factor` do. For operations
+see `benchmarks.scaling_operations`.
 
 Legend: G groups, P entries of a row (n), b rows of one rank, N rows of all ranks.
 """
@@ -14,8 +14,8 @@ from typing import Literal
 
 import torch
 
-from trainact import sync
 from trainact.geometry import Geometry
+from trainact.statistics import ranks as sync
 
 # Bytes of a number: statistics of float32 inputs, sums and systems, a row count.
 NARROW, WIDE, COUNT = 4, 8, 8

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from trainact.diagnostics import gradient_rows
 from trainact.geometry import layer_geometry
-from trainact.rows import extract_rows
+from trainact.gram.rows import extract_rows
 
 LAM = 0.1
 POINTS = 250  # rows of a scatter plot

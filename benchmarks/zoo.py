@@ -26,8 +26,8 @@ from torch import nn
 from benchmarks import zoo_models
 from benchmarks.zoo_exceptions import explain
 from benchmarks.zoo_models import Entry
-from trainact.stem import find_first_layers
-from trainact.structure import read_structure
+from trainact.find.by_structure import read_structure
+from trainact.find.first_layers import find_first_layers
 
 LIBRARIES: dict[str, Callable[[], Iterator[Entry]]] = {
     "timm": zoo_models.timm_models,

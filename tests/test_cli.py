@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import trainact
-from trainact import cli
+from trainact.cli import command as cli
 from trainact.lab.errors import LabError
 
 

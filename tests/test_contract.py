@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import trainact
-from trainact import layers as layers_module
+from trainact.layers import plain as layers_module
 
 from .odd import ODD
 

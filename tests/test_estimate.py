@@ -31,8 +31,8 @@ from tests.contract.table import FEW, LAYERS, gradient_like
 from tests.odd import ODD, raw_weight
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error, solve_rtol
 from trainact import Estimate
-from trainact.estimator import sample
 from trainact.geometry import conv_geometry
+from trainact.statistics.estimated import sample
 
 LAM = 0.1
 CALLS = 7

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import trainact
-from trainact.stem import find_first_layers
+from trainact.find.first_layers import find_first_layers
 
 IMAGE = torch.zeros(2, 3, 16, 16)
 

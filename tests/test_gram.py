@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import trainact
-from trainact import gram, products
 from trainact.geometry import conv_geometry, make_geometry
-from trainact.patches import extract_patches
+from trainact.gram import matmul as products
+from trainact.gram import tiled as gram
+from trainact.gram.patches import extract_patches
 
 from .cases import draw_case, oracle_rows
 from .tolerances import GRAM_EPS, ORACLE_RTOL, relative_error

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import trainact
-from trainact.guard import Guard
+from trainact.layers.guard import Guard
 
 X = torch.randn(20, 6)
 

@@ -9,7 +9,7 @@ from tests.cases import oracle_gradient
 from tests.tolerances import ORACLE_RTOL, relative_error
 from trainact.factor import Factor
 from trainact.later import precondition_later
-from trainact.statistics import local_factor
+from trainact.statistics.local import local_factor
 
 
 def test_two_backward_passes_of_one_forward() -> None:

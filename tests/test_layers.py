@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import trainact
-from trainact.guard import Guard
+from trainact.layers.guard import Guard
 
 from .cases import Case, backward, draw_case, oracle_gradient, oracle_rtol
 from .drawing import examples

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 import trainact
-from trainact import layers as layers_module
 from trainact.diagnostics import diagnose
+from trainact.layers import plain as layers_module
 
 from .cases import backward, oracle_gradient, oracle_rows
 from .odd import ODD, Named

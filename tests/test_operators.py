@@ -12,10 +12,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.tolerances import ORACLE_RTOL, relative_error
-from trainact import ops, rows
 from trainact.damping import Lam, Relative
 from trainact.factor import Factor, apply_factor, factorise_rows
 from trainact.geometry import Geometry, make_geometry
+from trainact.gram import rows
+from trainact.statistics import operators as ops
 
 CONV = make_geometry(4, 3, 2, 1, 1, 2, "circular", num_spatial=2)
 # Fewer rows than entries: of vectors, and of the patches of a grouped convolution.

@@ -15,7 +15,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import trainact
-from trainact import layers, overlap
+from trainact.layers import plain as layers
+from trainact.statistics import side_stream as overlap
 
 
 class Stream:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from trainact import cli
+from trainact.cli import command as cli
 from trainact.lab import command_line
 from trainact.lab.recipes import find_recipes
 

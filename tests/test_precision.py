@@ -11,19 +11,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.cases import oracle_gradient
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
-from trainact import precision, products
-from trainact.cost import cheapest_dim
+from trainact import precision
 from trainact.factor import apply_factor
 from trainact.geometry import conv_geometry
-from trainact.precision import rounds_float32
-from trainact.products import (
+from trainact.gram import matmul as products
+from trainact.gram.cost import cheapest_dim
+from trainact.gram.matmul import (
     TF32_DROPPED_BITS,
     operand_parts,
     parts_product,
     parts_self_product,
     split_for_tf32,
 )
-from trainact.statistics import local_factor
+from trainact.precision import rounds_float32
+from trainact.statistics.local import local_factor
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten.bmm.default}

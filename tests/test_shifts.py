@@ -22,10 +22,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import trainact
-from trainact import gram, lines, products
-from trainact.cost import can_shift, cheapest_dim, shifts_cost, tiles_cost
 from trainact.geometry import Geometry, make_geometry
-from trainact.shifts import shifted_products
+from trainact.gram import lines
+from trainact.gram import matmul as products
+from trainact.gram import tiled as gram
+from trainact.gram.cost import can_shift, cheapest_dim, shifts_cost, tiles_cost
+from trainact.gram.shifted import shifted_products
 
 from .cases import oracle_rows
 from .drawing import examples

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import trainact
-from trainact.structure import read_structure
+from trainact.find.by_structure import read_structure
 
 
 class Network(nn.Module):

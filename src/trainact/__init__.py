@@ -4,20 +4,20 @@ TrAct (Petersen, Borgelt, Ermon, NeurIPS 2024) for PyTorch: one line, the same m
 fewer epochs.
 """
 
-from trainact import diagnostics, functional, kernels
+from trainact import _former_names, diagnostics, functional, kernels
 from trainact._version import __version__
+from trainact.accumulation import deferred
+from trainact.api import TrAct, apply, remove, split_parameters, tract_layers
 from trainact.damping import DampingWarning
-from trainact.deferred import deferred
-from trainact.estimate import Estimate
-from trainact.layers import (
+from trainact.find.first_layers import first_layers
+from trainact.layers.plain import (
     TrActConv1d,
     TrActConv2d,
     TrActConv3d,
     TrActLayer,
     TrActLinear,
 )
-from trainact.stem import first_layers
-from trainact.wrap import TrAct, apply, remove, split_parameters, tract_layers
+from trainact.statistics.estimate import Estimate
 
 __all__ = [
     "DampingWarning",
@@ -29,6 +29,7 @@ __all__ = [
     "TrActLayer",
     "TrActLinear",
     "__version__",
+    "_former_names",
     "apply",
     "deferred",
     "diagnostics",

@@ -2,6 +2,6 @@
 
 import sys
 
-from trainact.cli import main
+from trainact.cli.command import main
 
 sys.exit(main())

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from trainact import rows
-from trainact.calls import LinearCalls
 from trainact.damping import resolve
 from trainact.geometry import Geometry
-from trainact.layers import TrActLayer
+from trainact.gram import rows
+from trainact.layers.linear_calls import LinearCalls
+from trainact.layers.plain import TrActLayer
 from trainact.precision import full_precision, statistics_dtype
 
 MAX_ENTRIES = 4096

@@ -49,10 +49,10 @@ import torch
 from torch import Tensor
 
 from trainact.damping import Lam, flatten, resolve, warn_once_if_raised
+from trainact.gram.matmul import tile_bytes
 from trainact.kernels.choice import takes_inverse
 from trainact.kernels.operators import damped_inverse
 from trainact.precision import accumulation_dtype, product_dtype, statistics_dtype
-from trainact.products import tile_bytes
 
 
 class Factor(NamedTuple):

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from trainact import precondition as _precondition
-from trainact import rows, statistics
 from trainact.damping import check_lam, check_relative, unflatten
 from trainact.factor import Factor, factorise
 from trainact.geometry import make_geometry
+from trainact.gram import rows
 from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
 from trainact.span import Span
+from trainact.statistics import local as statistics
 
 __all__ = ["Factor", "factor_from_gram", "patch_gram", "precondition"]
 

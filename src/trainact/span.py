@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from trainact.factor import Factor
-from trainact.sharded import apply_to_gradient
+from trainact.sharding import apply_to_gradient
 from trainact.torch_internals import (
     backward_task,
     graphs_differentiate,

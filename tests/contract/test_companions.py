@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import trainact
 from tests.cases import oracle_gradient
 from tests.tolerances import ORACLE_RTOL, relative_error
-from trainact import layers as layers_module
+from trainact.layers import plain as layers_module
 
 from .table import LAYERS, eager, gradient_like
 

@@ -17,8 +17,9 @@ from torch.utils.checkpoint import checkpoint
 import trainact
 from tests.odd import ODD, raw_weight
 from tests.tolerances import FLOAT32_PROMISE, relative_error
-from trainact import ops, rows
 from trainact.geometry import conv_geometry
+from trainact.gram import rows
+from trainact.statistics import operators as ops
 
 from .table import FEW, LAYERS, gradient_like
 

@@ -27,7 +27,7 @@ from tests.tolerances import (
     relative_error,
 )
 from trainact.geometry import layer_geometry
-from trainact.statistics import sum_products
+from trainact.statistics.local import sum_products
 
 from .table import LAYERS, gradient_like
 

@@ -21,8 +21,8 @@ from tests.tolerances import (
     relative_error,
 )
 from trainact.geometry import make_geometry
-from trainact.gram import tiled_products
-from trainact.shifts import shifted_products
+from trainact.gram.shifted import shifted_products
+from trainact.gram.tiled import tiled_products
 
 pytestmark = [
     pytest.mark.gpu,

@@ -20,7 +20,7 @@ import trainact
 from tests.cases import oracle_gradient, oracle_rows
 from tests.tolerances import FLOAT32_PROMISE, GRAM_EPS, relative_error, solve_rtol
 from trainact.geometry import conv_geometry, layer_geometry
-from trainact.statistics import local_factor, sum_products
+from trainact.statistics.local import local_factor, sum_products
 
 from .table import LAYERS, gradient_like, preconditioned
 

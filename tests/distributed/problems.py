@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import trainact
-from trainact import sync
+from trainact.statistics import ranks as sync
 
 
 class Padding(nn.Conv2d):

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import trainact
-from trainact import statistics
 from trainact.factor import factorise
 from trainact.kernels import choice
 from trainact.kernels.choice import MAX_INVERSE_ENTRIES, MAX_ROWS, Win
+from trainact.statistics import local as statistics
 
 SQUARE = torch.eye(3, dtype=torch.float64)[None]
 DEVICE = "a device"

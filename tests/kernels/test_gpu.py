@@ -22,9 +22,9 @@ from tests.tolerances import (
     SAFETY,
     relative_error,
 )
-from trainact import rows
 from trainact.factor import factorise
 from trainact.geometry import layer_geometry
+from trainact.gram import rows
 
 from .conftest import needs_triton
 

@@ -10,7 +10,7 @@ import sys
 PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from trainact.cli import main
+from trainact.cli.command import main
 sys.exit(main())
 """
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import trainact
-from trainact import cli, exit_codes
+from trainact.cli import command as cli
+from trainact.cli import exit_codes
 
 PAGE = Path(__file__).parents[2] / "docs/cli.md"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.commands import read_terminal
-from trainact import cli
+from trainact.cli import command as cli
 from trainact.lab.completion.main import commands
 from trainact.lab.completion.options import CompletionOptions
 from trainact.lab.option_fields import option_fields

@@ -14,7 +14,7 @@ import pytest
 from tyro.conf import Positional
 
 from tests.lab.commands import read_terminal
-from trainact import cli
+from trainact.cli import command as cli
 from trainact.lab.command_line import parse
 from trainact.lab.errors import LabError
 from trainact.lab.option_fields import option_fields

@@ -15,7 +15,7 @@ import rich.console
 from rich.console import Console
 
 from tests.lab.conftest import CONFIG, TINY
-from trainact import cli
+from trainact.cli import command as cli
 from trainact.lab.epoch_result import EpochResult
 from trainact.lab.progress import ComparisonProgress, make_console
 

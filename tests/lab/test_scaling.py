@@ -42,12 +42,12 @@ from benchmarks.scaling_volumes import (
 )
 from tests.distributed.processes import run
 from tests.drawing import examples
-from trainact import sync
-from trainact.cost import can_shift, cheapest_dim
 from trainact.factor import factorise
 from trainact.geometry import make_geometry
+from trainact.gram.cost import can_shift, cheapest_dim
+from trainact.gram.shifted import shifted_products
 from trainact.lab.bench.profile import peak_bytes
-from trainact.shifts import shifted_products
+from trainact.statistics import ranks as sync
 
 Build = Callable[[], nn.Module]
 Layers = dict[str, tuple[Build, tuple[int, ...]]]

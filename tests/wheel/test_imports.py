@@ -116,7 +116,7 @@ def test_what_is_imported_is_asked_for_directly(extra: str, wheel: Path) -> None
     asked = {canonicalize_name(Requirement(r).name) for r in requirements(wheel, extra)}
     package = ROOT / "src" / "trainact"
     # The command is a door to the lab: it says what is not installed.
-    apart = [package / name for name in ("cli.py", "jax", "lab", "integrations")]
+    apart = [package / name for name in ("cli", "jax", "lab", "integrations")]
     sources = [
         source
         for source in (package / extra).rglob("*.py")

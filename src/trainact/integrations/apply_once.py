@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 import trainact
+from trainact.api import LayerChoice, tract_layers
 from trainact.damping import describe
-from trainact.wrap import LayerChoice, tract_layers
 
 
 def apply_once(

@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 import trainact
+from trainact.api import LayerChoice, tract_layers
 from trainact.damping import check_lam, check_relative
 from trainact.diagnostics import MAX_ENTRIES
 from trainact.integrations.apply_once import apply_once
 from trainact.integrations.probe import Probe
-from trainact.wrap import LayerChoice, tract_layers
 
 
 class TrActHooks:

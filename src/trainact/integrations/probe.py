@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from trainact.api import tract_layers
 from trainact.diagnostics import diagnose
-from trainact.layers import TrActLayer
-from trainact.wrap import tract_layers
+from trainact.layers.plain import TrActLayer
 
 
 class Probe:

@@ -25,9 +25,9 @@ except ImportError as error:
     raise ImportError(msg) from error
 
 import trainact
+from trainact.api import LayerChoice, tract_layers
 from trainact.damping import check_lam, check_relative
 from trainact.integrations.apply_once import apply_once
-from trainact.wrap import LayerChoice, tract_layers
 
 __all__ = ["DeferredMixin", "TrActCallback"]
 

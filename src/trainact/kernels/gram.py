@@ -20,11 +20,11 @@ import triton.language as tl
 from torch import Tensor
 
 from trainact.geometry import Geometry
+from trainact.gram.matmul import BLOCK_ROWS
+from trainact.gram.patches import pad
 from trainact.kernels.choice import INTERPRETED
 from trainact.kernels.device import OPTIONS, on_device
 from trainact.kernels.gram_kernels import add_splits, partial_products
-from trainact.patches import pad
-from trainact.products import BLOCK_ROWS
 
 # Partial sums may take this much memory, unless the result alone takes more.
 WORKSPACE_BYTES = 64 * 2**20
@@ -43,9 +43,9 @@ class Launch:
     Attributes:
         block_entries: P of one block; a power of two, at least 16.
         block_rows: rows of one tile; a power of two, at least 16, at most
-            `trainact.products.BLOCK_ROWS`.
+            `trainact.gram.matmul.BLOCK_ROWS`.
         precision: of float32 operands, ``"ieee"`` or ``"tf32x3"`` (three products on
-            tensor cores, as `trainact.products.split_for_tf32`); half precision
+            tensor cores, as `trainact.gram.matmul.split_for_tf32`); half precision
             goes to the tensor cores as it is.
         num_warps: per program.
         num_stages: tiles in flight per program.

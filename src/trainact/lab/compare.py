@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainact.exit_codes import EXIT_INTERRUPTED, EXIT_OK
+from trainact.cli.exit_codes import EXIT_INTERRUPTED, EXIT_OK
 from trainact.lab.data import AnyData
 from trainact.lab.errors import LabError, describe_os_error
 from trainact.lab.grid import build_grid

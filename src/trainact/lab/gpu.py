@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainact.exit_codes import EXIT_INTERRUPTED, EXIT_OK
+from trainact.cli.exit_codes import EXIT_INTERRUPTED, EXIT_OK
 from trainact.lab.errors import LabError
 from trainact.lab.experiment import plan
 from trainact.lab.experiment_options import ExperimentOptions

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from trainact.exit_codes import EXIT_BAD_INPUT, EXIT_OK
+from trainact.cli.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from trainact.lab.errors import INTERRUPTED, LabError, check_positive
 from trainact.lab.ranks import this_process
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainact.exit_codes import EXIT_INTERRUPTED, EXIT_OK
+from trainact.cli.exit_codes import EXIT_INTERRUPTED, EXIT_OK
 from trainact.lab.data import AnyData
 from trainact.lab.errors import INTERRUPTED, how_many
 from trainact.lab.jobs import Job, carry_out, data_of, key_of

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import trainact
+from trainact.api import resolve_layer
 from trainact.lab.errors import LabError, first_line
 from trainact.lab.importing import (
     import_object,
@@ -16,7 +17,6 @@ from trainact.lab.importing import (
     what_happened,
 )
 from trainact.lab.models import SOURCES, build_model, resolve_model
-from trainact.wrap import resolve_layer
 
 DEFAULT_SIZE = 224
 NUM_CLASSES = 1000

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainact import rows
-from trainact.calls import LinearCalls
 from trainact.geometry import Geometry
+from trainact.gram import rows
+from trainact.layers.linear_calls import LinearCalls
 from trainact.precision import full_precision
 
 MAX_ENTRIES = 4096

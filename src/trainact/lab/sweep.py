@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from trainact.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from trainact.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from trainact.lab.errors import LabError, check_positive, how_many
 from trainact.lab.experiment import plan
 from trainact.lab.initial import MissingWeightsError

@@ -13,11 +13,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from trainact.api import tract_layers
 from trainact.integrations.lightning import TrActCallback
 from trainact.lab.config import RunConfig
 from trainact.lab.errors import LabError
 from trainact.lab.ranks import this_process
-from trainact.wrap import tract_layers
 
 
 def make_trainer(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from trainact.exit_codes import EXIT_BAD_INPUT, EXIT_OK
+from trainact.cli.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from trainact.lab.errors import LabError
 from trainact.lab.jobs import Job, carry_out
 from trainact.lab.ranks import joined

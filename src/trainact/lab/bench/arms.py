@@ -14,10 +14,10 @@ from torch.func import functional_call
 import trainact
 from trainact import kernels
 from trainact.geometry import layer_geometry
+from trainact.gram.rows import extract_rows
 from trainact.lab.bench.options import ARM_NAMES
 from trainact.lab.errors import LabError, did_you_mean
 from trainact.precision import full_precision
-from trainact.rows import extract_rows
 
 BASELINE = "vanilla"
 # Arms whose failure is the measured code's own, not another package's.

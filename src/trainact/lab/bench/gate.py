@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from trainact.diagnostics import gradient_rows
+from trainact.gram.rows import extract_rows
 from trainact.lab.bench.arms import BASELINE, MUST_WORK
 from trainact.lab.bench.modes import Mode
 from trainact.lab.bench.workload import LayerInput
-from trainact.rows import extract_rows
 
 # What the project promises in float32 for inputs of unit scale and lam = 0.1.
 FLOAT32_PROMISE = 1e-5

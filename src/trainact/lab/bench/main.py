@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from trainact.exit_codes import EXIT_FAILED, EXIT_OK
+from trainact.cli.exit_codes import EXIT_FAILED, EXIT_OK
 from trainact.lab.bench.arms import MUST_WORK
 from trainact.lab.bench.measure import measure
 from trainact.lab.bench.options import BenchOptions

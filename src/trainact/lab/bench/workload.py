@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from trainact import rows
-from trainact.calls import LinearCalls
 from trainact.geometry import Geometry
+from trainact.gram import rows
 from trainact.lab.bench.arms import ARMS
 from trainact.lab.bench.cases import Case
 from trainact.lab.bench.modes import Mode
 from trainact.lab.errors import LabError
+from trainact.layers.linear_calls import LinearCalls
 
 Action = Callable[[], object]
 

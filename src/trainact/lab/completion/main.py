@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainact import cli
+from trainact.cli.command import COMMANDS, load
 from trainact.lab.bench.cases import CASES
 from trainact.lab.bench.options import ARM_NAMES, MODE_NAMES
 from trainact.lab.completion.options import CompletionOptions
@@ -49,8 +49,8 @@ def commands() -> Iterator[CompletedCommand]:
     Yields:
         Each command; one with commands of its own before these.
     """
-    for name, command in cli.COMMANDS.items():
-        yield from _command((name,), command.summary, cli.load(command.options))
+    for name, command in COMMANDS.items():
+        yield from _command((name,), command.summary, load(command.options))
 
 
 def _command(

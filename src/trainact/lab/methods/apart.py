@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 import trainact
+from trainact.api import parameters_of
 from trainact.lab.config import Setting
 from trainact.lab.methods.base import MethodSettings
 from trainact.lab.methods.first_layer import find_first_layer
 from trainact.lab.methods.tract import TRACT
 from trainact.lab.methods.vanilla import VANILLA
 from trainact.lab.optimizers import ChainedOptimizer, optimizer_over
-from trainact.wrap import parameters_of
 
 
 def _mark(model: nn.Module, settings: MethodSettings) -> nn.Module:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import trainact
+from trainact.find.by_structure import LAYERS
 from trainact.lab.config import Setting
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.tract import TRACT, convert, lam_of
 from trainact.lab.optimizers import make_optimizer
-from trainact.structure import LAYERS
 
 # λ at the end over λ at the beginning; their geometric mean is the given one.
 _SPAN = 16.0

@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 import trainact
+from trainact.api import resolve_layer
+from trainact.find.by_structure import LAYERS
 from trainact.lab.methods.base import MethodSettings
-from trainact.structure import LAYERS
-from trainact.wrap import resolve_layer
 
 
 def find_first_layer(

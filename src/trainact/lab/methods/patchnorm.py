@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainact.geometry import Geometry, layer_geometry
+from trainact.gram.rows import extract_rows
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.first_layer import (
     change_class,
     find_first_layer,
 )
-from trainact.rows import extract_rows
 
 # The paper gives none; this is the one of torch's LayerNorm.
 EPS = 1e-5

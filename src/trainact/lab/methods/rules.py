@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainact import rows
 from trainact.diagnostics import gradient_rows
 from trainact.geometry import Geometry, layer_geometry
+from trainact.gram import rows
 from trainact.lab.methods.base import MethodSettings
 from trainact.lab.methods.first_layer import change_class
 from trainact.lab.methods.tract import lam_of

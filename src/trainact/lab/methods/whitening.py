@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from trainact.factor import Factor
 from trainact.functional import factor_from_gram, precondition
 from trainact.geometry import layer_geometry
+from trainact.gram.rows import count_rows
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.first_layer import (
     change_class,
@@ -37,8 +38,7 @@ from trainact.lab.methods.rules import refuse_ranks
 from trainact.lab.methods.tract import lam_of
 from trainact.lab.survey import MAX_ENTRIES, survey
 from trainact.precision import full_precision
-from trainact.rows import count_rows
-from trainact.statistics import sum_products
+from trainact.statistics.local import sum_products
 
 # Page's and hlb-CIFAR10's, for standardised images; airbench's is 5e-4.
 EPS = 1e-2

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trainact.exit_codes import EXIT_OK
+from trainact.cli.exit_codes import EXIT_OK
 from trainact.lab.errors import LabError, describe_os_error, how_many
 from trainact.lab.json_output import json_alone
 from trainact.lab.recipe import Recipe

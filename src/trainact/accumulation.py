@@ -4,7 +4,7 @@ By default every micro-batch is preconditioned with its own statistics, as in th
 paper's code, and the sum of G_k P_k is not the whole batch's gradient times its P.
 Inside `deferred` the ordinary gradients add up in ``weight.grad`` and the products of
 the rows beside them; (A + λI)⁻¹ is applied once, before the optimizer's step. What that
-guards against is in `trainact.accumulate`.
+guards against is in `trainact.statistics.microbatches`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from trainact.accumulate import Accumulator
-from trainact.layers import TrActLayer
-from trainact.sync import Group
-from trainact.wrap import tract_layers
+from trainact.api import tract_layers
+from trainact.layers.plain import TrActLayer
+from trainact.statistics.microbatches import Accumulator
+from trainact.statistics.ranks import Group
 
 
 class deferred:  # noqa: N801

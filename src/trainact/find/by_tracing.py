@@ -22,7 +22,13 @@ from torch.nn.modules.module import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map
 
-from trainact.origins import RAW, Meeting, Tracker, ValuesNeededError, empty_twin
+from trainact.find.provenance import (
+    RAW,
+    Meeting,
+    Tracker,
+    ValuesNeededError,
+    empty_twin,
+)
 
 # Of a batch of images: samples, channels, height and width.
 _IMAGE_DIMS = 4

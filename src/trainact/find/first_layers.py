@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from trainact.arrivals import Arrival, find_arrivals
-from trainact.layers import TRACT_CLASSES, TrActLayer
-from trainact.subclasses import why_not_subclass, why_not_weight
+from trainact.find.entry_points import Arrival, find_arrivals
+from trainact.layers.plain import TRACT_CLASSES, TrActLayer
+from trainact.layers.subclasses import why_not_subclass, why_not_weight
 
 _NORMS = (
     nn.BatchNorm1d,

@@ -29,20 +29,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainact import rows
 from trainact.damping import Lam
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
+from trainact.gram import rows
+from trainact.gram.matmul import self_product
 from trainact.precision import (
     accumulation_dtype,
     full_precision,
     statistics_dtype,
 )
-from trainact.products import self_product
-from trainact.sharded import apply_to_rows, is_sharded
+from trainact.sharding import apply_to_rows, is_sharded
 from trainact.span import Span
-from trainact.statistics import sum_products
-from trainact.sync import (
+from trainact.statistics.local import sum_products
+from trainact.statistics.ranks import (
     Group,
     gather_counts,
     gather_rows,

@@ -17,22 +17,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainact.damping import Lam, check_lam, check_relative, describe, unflatten
-from trainact.estimate import Estimate, check_estimate
-from trainact.estimator import Estimator
 from trainact.geometry import Geometry, conv_geometry
-from trainact.guard import note_call, watch
-from trainact.inputs import check_trainable, fits, nested_rows, refuse_proxy
 from trainact.later import precondition_later
-from trainact.overlap import can_overlap, start_beside
+from trainact.layers.guard import note_call, watch
+from trainact.layers.inputs import check_trainable, fits, nested_rows, refuse_proxy
 from trainact.precondition import may_be_transformed, precondition
-from trainact.sharded import is_sharded, local_input
+from trainact.sharding import is_sharded, local_input
 from trainact.span import Span
-from trainact.statistics import local_factor
-from trainact.sync import Group, precondition_over_ranks
+from trainact.statistics.estimate import Estimate, check_estimate
+from trainact.statistics.estimated import Estimator
+from trainact.statistics.local import local_factor
+from trainact.statistics.ranks import Group, precondition_over_ranks
+from trainact.statistics.side_stream import can_overlap, start_beside
 from trainact.torch_internals import backward_task
 
 if TYPE_CHECKING:
-    from trainact.accumulate import Accumulator
+    from trainact.statistics.microbatches import Accumulator
 
 
 class TrActLayer(nn.Module):
@@ -41,7 +41,8 @@ class TrActLayer(nn.Module):
     Attributes:
         overlap: set it to True to make statistics on a CUDA or ROCm stream of their
             own, beside the rest of the forward pass. Without effect elsewhere, and for
-            sync, estimates and deferred statistics; see `trainact.overlap`.
+            sync, estimates and deferred statistics; see
+            `trainact.statistics.side_stream`.
     """
 
     _lam: float = 0.1
@@ -50,7 +51,7 @@ class TrActLayer(nn.Module):
     accumulator: Accumulator | None = None
     estimator: Estimator | None = None
     overlap: bool = False
-    # What `trainact.guard` knows of the layer.
+    # What `trainact.layers.guard` knows of the layer.
     tract_state: dict[str, bool]
 
     def __setstate__(self, state: dict[str, Any]) -> None:

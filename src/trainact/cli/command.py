@@ -18,15 +18,15 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from trainact._streams import flushed, give_up_output, is_unread, prepare_streams
 from trainact._version import __version__
-from trainact.exit_codes import (
+from trainact.cli.exit_codes import (
     EXIT_BAD_INPUT,
     EXIT_BROKEN_PIPE,
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_TERMINATED,
 )
+from trainact.cli.streams import flushed, give_up_output, is_unread, prepare_streams
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainact import rows
 from trainact.damping import Lam
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
+from trainact.gram import rows
+from trainact.gram.matmul import self_product
 from trainact.later import MakeFactor, precondition_later
 from trainact.precision import (
     accumulation_dtype,
@@ -33,9 +34,8 @@ from trainact.precision import (
     statistics_dtype,
 )
 from trainact.precondition import precondition as precondition_with
-from trainact.products import self_product
 from trainact.span import Span
-from trainact.statistics import sum_products
+from trainact.statistics.local import sum_products
 from trainact.torch_internals import in_ddp_join, in_transform, outside_graphs
 
 # Up to this many entries A is summed whatever the number of rows; all ranks must choose

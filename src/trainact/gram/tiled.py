@@ -17,16 +17,16 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from trainact.cost import cheapest_dim
 from trainact.geometry import Geometry
-from trainact.patches import (
+from trainact.gram.cost import cheapest_dim
+from trainact.gram.matmul import BLOCK_ROWS, sum_self_product, tile_bytes
+from trainact.gram.patches import (
     columns_from_windows,
     pad,
     windows,
 )
+from trainact.gram.shifted import shifted_products
 from trainact.precision import accumulation_dtype, statistics_dtype
-from trainact.products import BLOCK_ROWS, sum_self_product, tile_bytes
-from trainact.shifts import shifted_products
 
 
 def patch_products(x: Tensor, geometry: Geometry) -> Tensor:

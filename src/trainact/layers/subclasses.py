@@ -9,7 +9,7 @@ A layer of class C becomes one of three, made when they are first needed:
 1. C computes what its parent does (it has no forward of its own): the parent's TrAct
    class and C.
 2. C has a forward of its own: `TrActSubclass` and C. The forward runs as it is, and the
-   calls of linear maps inside it are seen (`trainact.calls`).
+   calls of linear maps inside it are seen (`trainact.layers.linear_calls`).
 3. C was made by ``torch.nn.utils.parametrize`` of a class B: the class that parametrize
    would have made of B's TrAct class. So the order of the two does not matter, and
    ``remove_parametrizations`` finds what it expects.
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
-from trainact.calls import LinearCalls
 from trainact.geometry import Geometry
-from trainact.guard import is_of_weight, warn, weight_parameters
-from trainact.inputs import fits, refuse_proxy
-from trainact.layers import (
+from trainact.layers.guard import is_of_weight, warn, weight_parameters
+from trainact.layers.inputs import fits, refuse_proxy
+from trainact.layers.linear_calls import LinearCalls
+from trainact.layers.plain import (
     ADDED_NAMES,
     MADE_OF,
     TRACT_CLASSES,

@@ -11,9 +11,9 @@ import math
 from torch import Tensor
 
 from trainact.geometry import Geometry
-from trainact.gram import patch_products, row_products
+from trainact.gram.patches import extract_patches
+from trainact.gram.tiled import patch_products, row_products
 from trainact.kernels import choice
-from trainact.patches import extract_patches
 
 
 def count_rows(x: Tensor, geometry: Geometry | None) -> int:

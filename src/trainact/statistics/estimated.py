@@ -25,16 +25,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainact import rows
 from trainact.damping import Lam
-from trainact.estimate import Estimate
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
+from trainact.gram import rows
 from trainact.later import precondition_later
 from trainact.precision import statistics_dtype
 from trainact.span import Span
-from trainact.statistics import sum_products
-from trainact.sync import Group, join_sums, refuse_what_cannot_work, split_sums
+from trainact.statistics.estimate import Estimate
+from trainact.statistics.local import sum_products
+from trainact.statistics.ranks import (
+    Group,
+    join_sums,
+    refuse_what_cannot_work,
+    split_sums,
+)
 from trainact.torch_internals import in_transform, outside_graphs
 
 # Replicas of `torch.nn.DataParallel` share an estimator and run in threads.

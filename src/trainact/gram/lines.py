@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainact.geometry import Geometry
-from trainact.patches import pad, windows
+from trainact.gram.matmul import tile_bytes
+from trainact.gram.patches import pad, windows
 from trainact.precision import statistics_dtype
-from trainact.products import tile_bytes
 
 # Rows that one float32 sum runs over, about. Twice the rows, 1.2 times the error; half
 # of them, and bands share more of their lines with each other.

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from trainact.geometry import Geometry
-from trainact.lines import (
+from trainact.gram.lines import (
     SUM_ROWS,
     Layout,
     bands,
@@ -37,13 +37,13 @@ from trainact.lines import (
     make_layout,
     slabs,
 )
-from trainact.precision import accumulation_dtype
-from trainact.products import (
+from trainact.gram.matmul import (
     Parts,
     operand_parts,
     parts_product,
     parts_self_product,
 )
+from trainact.precision import accumulation_dtype
 
 
 def shifted_products(x: Tensor, geometry: Geometry, dim: int) -> Tensor:

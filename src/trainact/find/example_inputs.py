@@ -15,8 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from trainact.follow import unwrapped
-from trainact.structure import CONVS, IMAGE_CHANNELS, inputs
+from trainact.find.by_structure import CONVS, IMAGE_CHANNELS, inputs
+from trainact.find.by_tracing import unwrapped
 
 Size = tuple[int, ...]
 

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainact import rows
 from trainact.damping import Lam, flatten, unflatten
 from trainact.factor import Factor, factorise_rows
 from trainact.geometry import Geometry
+from trainact.gram import rows
 from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
 
 
 def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:
-    """`trainact.rows.sum_products` as one operator.
+    """`trainact.gram.rows.sum_products` as one operator.
 
     Args:
         x: the layer's input.

@@ -18,10 +18,10 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from trainact.follow import Trace, follow
-from trainact.made_up import IMAGE_NAMES, make_examples
-from trainact.origins import Meeting
-from trainact.structure import Structure, read_structure, suspects_beside
+from trainact.find.by_structure import Structure, read_structure, suspects_beside
+from trainact.find.by_tracing import Trace, follow
+from trainact.find.example_inputs import IMAGE_NAMES, make_examples
+from trainact.find.provenance import Meeting
 
 # Operators of ATen that a Linear or Conv1d/2d/3d consists of.
 LINEAR_MAPS = {

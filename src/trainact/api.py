@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from torch import nn
 
 from trainact.damping import check_lam, check_relative
-from trainact.estimate import Estimate, check_estimate
-from trainact.guard import leave, watch
-from trainact.layers import ADDED, TrActLayer, make_group
-from trainact.stem import candidates, check_supported, first_layers
-from trainact.subclasses import plain_class, tract_class
+from trainact.find.first_layers import candidates, check_supported, first_layers
+from trainact.layers.guard import leave, watch
+from trainact.layers.plain import ADDED, TrActLayer, make_group
+from trainact.layers.subclasses import plain_class, tract_class
+from trainact.statistics.estimate import Estimate, check_estimate
 
 LayerT = TypeVar("LayerT", bound=nn.Module)
 ModelT = TypeVar("ModelT", bound=nn.Module)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainact import ops, rows
 from trainact.damping import Lam
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
+from trainact.gram import rows
 from trainact.kernels.choice import may_take
 from trainact.precision import full_precision, statistics_dtype
+from trainact.statistics import operators as ops
 
 
 @torch.no_grad()

@@ -1,0 +1,5 @@
+"""The command ``trainact``."""
+
+from trainact.cli.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""Whose XᵀX: a call's own, all ranks', all micro-batches', or an estimate."""
