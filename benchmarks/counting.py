@@ -24,7 +24,7 @@ from benchmarks.scaling_volumes import (
     collectives,
     local_kept_bytes,
 )
-from trainact.geometry import Geometry, conv_geometry
+from trainact.geometry import Geometry, layer_geometry
 
 
 class KeptStorages(TorchDispatchMode):
@@ -115,7 +115,7 @@ def read_stem(layer: nn.Module, x: Tensor) -> Stem:
         x = x.reshape(-1, x.shape[-1])
         geometry = Geometry(x.shape[-1], (), (), (), ())
     else:
-        geometry = conv_geometry(layer)
+        geometry = layer_geometry(layer)
     return Stem(geometry, len(weight), tuple(x.shape), x.dtype)
 
 

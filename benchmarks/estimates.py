@@ -31,18 +31,18 @@ from torch.nn.functional import cross_entropy
 import trainact
 from tests.tolerances import relative_error
 from trainact import Estimate
+from trainact.damping import Damping
 from trainact.geometry import Geometry, layer_geometry
-from trainact.gram.rows import count_entries, count_rows
 from trainact.lab.data import ImageData, load_data
 from trainact.lab.data.images import stratified_subset
 from trainact.lab.data.normalise import Normalise
 from trainact.lab.defaults import default_batch_size, default_lr
 from trainact.lab.environment import describe
 from trainact.lab.models import build_model
-from trainact.statistics.estimated import Estimator
+from trainact.statistics.estimated import Estimated
 from trainact.statistics.local import local_factor
 
-LAM = 0.1
+DAMPING = Damping(0.1)
 SEEDS = (0, 1, 2)
 LIMIT = 2000  # training and test images of FOLDER
 ROUNDS = 3
@@ -118,7 +118,7 @@ def treated(
 ) -> nn.Module:
     image = Normalise(*data.statistics)(data.train_images[:1])
     model = vanilla(problem, data, seed)
-    return trainact.apply(model, LAM, example_input=image, estimate=setting)
+    return trainact.apply(model, DAMPING.lam, example_input=image, estimate=setting)
 
 
 def train(
@@ -165,19 +165,19 @@ def accuracy(model: nn.Module, normalise: nn.Module, data: ImageData) -> float:
 
 
 def times(
-    x: Tensor, geometry: Geometry | None, settings: tuple[Estimate, ...]
+    x: Tensor, geometry: Geometry, settings: tuple[Estimate, ...]
 ) -> tuple[dict[Estimate, float], float]:
     """(processor time of statistics to that of exact ones, milliseconds of those)."""
-    exact = partial(local_factor, x, geometry, LAM)
+    exact = partial(local_factor, x, geometry, DAMPING)
     seconds: dict[Estimate | None, list[float]] = defaultdict(list)
     for _ in range(ROUNDS):
         seconds[None].append(mean_seconds(exact, 16))
         for setting in settings:
-            estimator = Estimator(setting)
+            estimated = Estimated(setting, None)
 
-            def call(estimator: Estimator = estimator) -> Any:
+            def call(estimated: Estimated = estimated) -> Any:
                 with torch.no_grad():
-                    return estimator.factor(x, geometry, LAM, None)
+                    return estimated.factor(x, geometry, DAMPING, None)
 
             calls = PERIODS * max(8, setting.every)
             seconds[setting].append(mean_seconds(call, calls))
@@ -235,8 +235,8 @@ def measure(problem: Problem) -> Iterator[dict[str, Any]]:
         "epochs": problem.epochs,
         "images": len(data.train_labels),
         "test_images": len(data.test_labels),
-        "entries": count_entries(x, geometry),
-        "rows": count_rows(x, geometry),
+        "entries": geometry.num_entries,
+        "rows": geometry.num_rows(x.shape),
         "vanilla_step_ms": statistics.median(step_ms),
         "exact_ms": exact_ms,
     }

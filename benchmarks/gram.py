@@ -21,9 +21,8 @@ import torch
 from benchmarks.output import write_records
 from trainact.geometry import Geometry, make_geometry
 from trainact.gram.cost import cheapest_dim
-from trainact.gram.lines import make_layout
-from trainact.gram.shifted import shifted_products
-from trainact.gram.tiled import tiled_products
+from trainact.gram.shifted import make_layout, shifted_gram
+from trainact.gram.tiled import tiled_gram
 from trainact.lab.environment import describe
 
 # name -> (input, kernel_size, stride, padding, dilation, groups)
@@ -87,11 +86,11 @@ def ways(
 ) -> dict[str, Callable[[], torch.Tensor]]:
     """The ways to a setting's XᵀX."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    result = {"tiles": lambda: tiled_products(x, geometry)}
+    result = {"tiles": lambda: tiled_gram(x, geometry)}
     outputs = geometry.output_size(shape[2:])
     for dim, size in enumerate(geometry.kernel_size):
         if size > 1 and make_layout(geometry, dim).num_border <= outputs[dim]:
-            result[f"dim {dim}"] = lambda d=dim: shifted_products(x, geometry, d)
+            result[f"dim {dim}"] = lambda d=dim: shifted_gram(x, geometry, d)
     return result
 
 

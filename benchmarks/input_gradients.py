@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import trainact
 from benchmarks.output import write_records
-from trainact.geometry import conv_geometry
+from trainact.geometry import layer_geometry
 from trainact.gram.patches import extract_patches
 from trainact.lab.data import load_data
 from trainact.lab.environment import describe
@@ -67,7 +67,7 @@ def record(
         z = layer(leaf)
     grad_z = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
     z.backward(grad_z.to(z.dtype))
-    rows_NP = extract_patches(x.double(), conv_geometry(plain))[0]
+    rows_NP = extract_patches(x.double(), layer_geometry(plain))[0]
     gram_PP = rows_NP.mT @ rows_NP / len(rows_NP)
     rounded = grad_z.to(z.dtype).double().movedim(1, -1).reshape(len(rows_NP), -1)
     damped_PP = gram_PP + LAM * torch.eye(len(gram_PP), dtype=torch.float64)

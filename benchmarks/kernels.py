@@ -27,18 +27,19 @@ from torch import Tensor
 from benchmarks.operations import Ceilings, Run, compare, measure_ceilings
 from tests.tolerances import GRAM_EPS, SAFETY
 from trainact import kernels
+from trainact.damping import Damping
 from trainact.factor import factorise
 from trainact.geometry import Geometry, make_geometry
 from trainact.gram.patches import extract_patches
-from trainact.gram.shifted import shifted_products
-from trainact.gram.tiled import patch_products
+from trainact.gram.route import compute_gram
+from trainact.gram.shifted import shifted_gram
 from trainact.kernels.choice import INSTALLED, Backend
 from trainact.lab.environment import describe
 
 EPS = torch.finfo(torch.float32).eps
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INVERSE_ENTRIES = (27, 48, 64, 128)
-LAM = 0.1
+DAMPING = Damping(0.1)
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,12 @@ def product_candidates(x: Tensor, geometry: Geometry) -> dict[str, Run]:
         return rows_GNP.mT @ rows_GNP
 
     candidates: dict[str, Run] = {
-        "library": lambda: patch_products(x, geometry),
+        "library": lambda: compute_gram(x, geometry),
         "explicit unfold": unfold,
     }
     for dim, size in enumerate(geometry.kernel_size):
         if size > geometry.stride[dim]:
-            candidates[f"shifts along {dim}"] = lambda dim=dim: shifted_products(
+            candidates[f"shifts along {dim}"] = lambda dim=dim: shifted_gram(
                 x, geometry, dim
             )
     if INSTALLED:
@@ -131,7 +132,9 @@ def inverse_candidates(products: Tensor, num_rows: int) -> dict[str, Run]:
     def run(backend: Backend) -> Run:
         def inverse() -> Tensor:
             with kernels.use(inverse=backend):
-                return factorise(products, LAM, torch.float32, num_rows=num_rows).inner
+                return factorise(
+                    products, DAMPING, torch.float32, num_rows=num_rows
+                ).inner
 
         return inverse
 
@@ -156,14 +159,14 @@ def measure_products(
     geometry = stem.geometry
     torch.manual_seed(0)
     x = torch.randn(stem.shape, device=device).to(DTYPES[dtype])
-    num_rows = geometry.num_rows(len(x), x.shape[2:])
+    num_rows = geometry.num_rows(x.shape)
     size = geometry.num_entries
     floor = {
         "bytes_ms": 1e3 * x.numel() * x.element_size() / ceilings.bytes_per_second,
         "products_ms": 1e3 * num_rows * size * (size + 1) / 2
         / ceilings.products_per_second[dtype],
     }  # fmt: skip
-    error_of = gram_error(patch_products(x.double(), geometry))
+    error_of = gram_error(compute_gram(x.double(), geometry))
     candidates = product_candidates(x, geometry)
     for record in compare(
         candidates, error_of, GRAM_EPS * EPS, arguments.rounds, device
@@ -191,8 +194,9 @@ def measure_inverse(
     rows = torch.randn(8 * size, size, device=device, dtype=torch.float64) + 0.5
     products = (rows.mT @ rows)[None]
     eye = torch.eye(size, dtype=torch.float64, device=device)
-    truth = torch.linalg.inv(products / len(rows) + LAM * eye)
-    kappa = 1 + products.diagonal(dim1=-2, dim2=-1).sum().item() / len(rows) / LAM
+    truth = torch.linalg.inv(products / len(rows) + DAMPING.lam * eye)
+    trace = products.diagonal(dim1=-2, dim2=-1).sum().item() / len(rows)
+    kappa = 1 + trace / DAMPING.lam
     wide = torch.finfo(torch.float64).eps * kappa
 
     def error_of(found: Tensor) -> float:

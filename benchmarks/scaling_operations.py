@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from benchmarks.scaling_volumes import Stem, exchange
 from trainact.gram.cost import cheapest_dim
-from trainact.gram.lines import make_layout
 from trainact.gram.matmul import SYMMETRIC_ENTRIES
+from trainact.gram.shifted import make_layout
 
 
 @dataclass(frozen=True)

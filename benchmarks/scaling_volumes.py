@@ -52,7 +52,7 @@ class Stem:
     @property
     def rows(self) -> int:
         """Rows of this rank, b."""
-        return self.geometry.num_rows(self.shape[0], self.shape[2:])
+        return self.geometry.num_rows(self.shape)
 
     @property
     def is_dual(self) -> bool:

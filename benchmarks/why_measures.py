@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from trainact.diagnostics import gradient_rows
 from trainact.geometry import layer_geometry
-from trainact.gram.rows import extract_rows
+from trainact.gram.patches import extract_patches
 
 LAM = 0.1
 POINTS = 250  # rows of a scatter plot
@@ -58,7 +58,7 @@ def observe(model: nn.Module, layer: nn.Module, x: Tensor, labels: Tensor) -> Ca
     geometry = layer_geometry(layer)
     assert z.grad is not None  # noqa: S101
     return Call(
-        extract_rows(x, geometry)[0].double(),
+        extract_patches(x, geometry)[0].double(),
         gradient_rows(z.grad, geometry)[0].double(),
         len(labels),
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainact import reference
-from trainact.geometry import conv_geometry
+from trainact.geometry import layer_geometry
 
 from .tolerances import solve_rtol
 
@@ -103,7 +103,7 @@ def oracle_rows(layer: nn.Module, x: Tensor) -> np.ndarray:
     values = x.detach().double().numpy()
     if isinstance(layer, nn.Linear):
         return values.reshape(1, -1, values.shape[-1])
-    geometry = conv_geometry(layer)
+    geometry = layer_geometry(layer)
     images = values if values.ndim == geometry.num_spatial + 2 else values[None]
     return reference.unfold(
         images,

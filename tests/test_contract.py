@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import trainact
-from trainact.layers import plain as layers_module
+from trainact.statistics import local as local_module
 
 from .odd import ODD
 
@@ -161,7 +161,7 @@ def no_statistics(monkeypatch):
     def refuse(*_args, **_kwargs):
         pytest.fail("statistics were taken")
 
-    monkeypatch.setattr(layers_module, "local_factor", refuse)
+    monkeypatch.setattr(local_module, "local_factor", refuse)
 
 
 @pytest.mark.usefixtures("no_statistics")

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import trainact
-from trainact import damping
+from trainact import factor
+from trainact.damping import Damping
 from trainact.diagnostics import diagnose
 from trainact.factor import factorise
 
@@ -26,7 +27,7 @@ from .tolerances import FLOAT32_PROMISE, LAM_SET_RTOL, relative_error
 
 @pytest.fixture(autouse=True)
 def nothing_looked_at(monkeypatch) -> None:
-    monkeypatch.setattr(damping, "_looked_at", set())
+    monkeypatch.setattr(factor, "_looked_at", set())
 
 
 def gradient(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +74,9 @@ def test_diagnostics_show_the_lam_that_acts(num_rows: int, dtype: torch.dtype) -
     gram_GPP = (x.mT.double() @ x.double() / num_rows)[None]
     # Fewer rows than entries are solved in float64.
     products = dtype if num_rows >= 24 else torch.float64
-    largest = torch.linalg.eigvalsh(factorise(gram_GPP, 0.1, products).inner).max()
+    largest = torch.linalg.eigvalsh(
+        factorise(gram_GPP, Damping(0.1), products).inner
+    ).max()
     shown = diagnose(layer, x, torch.randn(num_rows, 3, dtype=dtype)).lam
     assert shown == pytest.approx(1 / largest.item(), rel=1e-4)
     assert (shown > 0.2) == (products == torch.float32)
@@ -92,5 +95,5 @@ def test_smooth_images_stay_finite(scale: float) -> None:
 
 def test_where_rounding_wins_the_trace_takes_over() -> None:
     gram_GPP = torch.diag(torch.tensor([5.0, 1.0, -0.2])).double()[None]
-    inverse = factorise(gram_GPP, 0.1, torch.float32).inner
+    inverse = factorise(gram_GPP, Damping(0.1), torch.float32).inner
     assert relative_error(inverse[0], torch.eye(3) / 5.9) < FLOAT32_PROMISE

@@ -578,7 +578,7 @@ def test_entering_twice_is_refused_and_harms_nothing() -> None:
     assert relative_error(model[0].weight.grad, whole_gradient()) < ORACLE_RTOL
     with step:
         pass
-    assert model[0].accumulator is None
+    assert not model[0].tract.is_deferred
 
 
 def test_what_is_not_there_is_refused() -> None:
@@ -603,7 +603,7 @@ def test_two_blocks_on_one_optimizer() -> None:
             pass
         layers[0](torch.randn(8, 3)).sum().backward()
         optimizer.zero_grad(set_to_none=False)
-        assert layers[0].accumulator._num_rows == 0, "the outer reset is gone"
+        assert layers[0].tract.statistics._num_rows == 0, "the outer reset is gone"
 
 
 def test_two_optimizers() -> None:
@@ -663,7 +663,7 @@ def test_checkpointing_counts_rows_once(kind: str, reentrant: bool) -> None:
             )
             problems.loss_of(rest, z, part_y, len(x)).backward()
         assert (
-            model[0].accumulator._num_rows
+            model[0].tract.statistics._num_rows
             == {
                 "conv": 12 * 4 * 3,
                 "wide linear, few rows": 12,

@@ -31,7 +31,7 @@ from tests.contract.table import FEW, LAYERS, gradient_like
 from tests.odd import ODD, raw_weight
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error, solve_rtol
 from trainact import Estimate
-from trainact.geometry import conv_geometry
+from trainact.geometry import Geometry, layer_geometry
 from trainact.statistics.estimated import sample
 
 LAM = 0.1
@@ -193,7 +193,7 @@ def test_samples_are_even_and_miss_nobody(total: int, number: int) -> None:
     counts = torch.zeros(total)
     before = torch.get_rng_state()
     for turn in range(total):
-        chosen = sample(x, None, number / total, turn)[:, 0].long()
+        chosen = sample(x, Geometry(x.shape[-1]), number / total, turn)[:, 0].long()
         assert len(chosen) == number
         gaps = torch.diff(torch.cat([chosen, chosen[:1] + total]))
         assert gaps.max() - gaps.min() <= 1
@@ -205,11 +205,11 @@ def test_samples_are_even_and_miss_nobody(total: int, number: int) -> None:
 
 def test_samples_are_whole_images_and_never_none() -> None:
     tokens = torch.randn(4, 5, 7)
-    assert sample(tokens, None, 0.5, 0).shape == (2, 5, 7)
-    assert sample(tokens, None, 0.01, 0).shape == (1, 5, 7)
+    assert sample(tokens, Geometry(7), 0.5, 0).shape == (2, 5, 7)
+    assert sample(tokens, Geometry(7), 0.01, 0).shape == (1, 5, 7)
     vector, image = torch.randn(7), torch.randn(3, 8, 8)
-    assert sample(vector, None, 0.5, 0) is vector
-    geometry = conv_geometry(nn.Conv2d(3, 4, 3))
+    assert sample(vector, Geometry(7), 0.5, 0) is vector
+    geometry = layer_geometry(nn.Conv2d(3, 4, 3))
     assert sample(image, geometry, 0.5, 0) is image
     assert sample(image[None], geometry, 0.5, 0).shape == (1, 3, 8, 8)
 
@@ -246,7 +246,7 @@ def test_it_is_shown_and_taken_off() -> None:
     trainact.apply(model, layer=["0", "2"], estimate=Estimate(every=4))
     assert "estimate=Estimate(every=4, decay=0.0, fraction=1.0)" in repr(model[0])
     assert model[0].estimate == Estimate(every=4)
-    assert model[0].estimator is not model[2].estimator
+    assert model[0].tract.statistics is not model[2].tract.statistics
     trainact.remove(model)
     assert "estimator" not in vars(model[0])
 

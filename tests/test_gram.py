@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import trainact
-from trainact.geometry import conv_geometry, make_geometry
+from trainact.geometry import Geometry, layer_geometry, make_geometry
 from trainact.gram import matmul as products
 from trainact.gram import tiled as gram
 from trainact.gram.patches import extract_patches
+from trainact.gram.route import compute_gram
 
 from .cases import draw_case, oracle_rows
 from .tolerances import GRAM_EPS, ORACLE_RTOL, relative_error
@@ -28,7 +29,7 @@ def drawn(kind: str, count: int, seed: int, dtype=torch.float64):
     for _ in range(count):
         case = draw_case(rng, kind)
         layer, x = case.layer(dtype), case.input(dtype)
-        geometry = conv_geometry(layer)
+        geometry = layer_geometry(layer)
         images = x if x.ndim == geometry.num_spatial + 2 else x[None]
         yield case, layer, images, geometry
 
@@ -40,7 +41,7 @@ def test_geometry_predicts_the_output(kind: str) -> None:
         spatial = images.shape[2:]
         assert geometry.output_size(spatial) == tuple(output.shape[2:]), case
         assert geometry.num_entries == layer.weight[0].numel(), case
-        assert geometry.num_rows(len(images), spatial) == output[:, 0].numel(), case
+        assert geometry.num_rows(images.shape) == output[:, 0].numel(), case
 
 
 @pytest.mark.parametrize("kind", CONVS)
@@ -57,17 +58,17 @@ def test_gram_is_the_patches_second_moment(kind, tile_bytes, monkeypatch) -> Non
     for case, layer, images, geometry in drawn(kind, 40, seed=2):
         rows = oracle_rows(layer, images)
         truth = np.einsum("gnp,gnq->gpq", rows, rows)
-        assert (
-            relative_error(gram.tiled_products(images, geometry), truth) < ORACLE_RTOL
-        ), case
+        assert relative_error(gram.tiled_gram(images, geometry), truth) < ORACLE_RTOL, (
+            case
+        )
 
 
 def test_tiles_respect_the_bound() -> None:
     # ResNet-50's stem, whose unfolded batch would be 470 times the bound at 256 images.
     geometry = make_geometry(3, 7, 2, 3, 1, 1, "zeros", num_spatial=2)
     for shape in [(16, 3, 224, 224), (64, 3, 32, 32)]:
-        sizes = [4 * t.numel() for t in gram.tiles(torch.zeros(shape), geometry)]
-        unfolded = 4 * geometry.num_entries * geometry.num_rows(shape[0], shape[2:])
+        sizes = [4 * t.numel() for t in gram._tiles(torch.zeros(shape), geometry)]
+        unfolded = 4 * geometry.num_entries * geometry.num_rows(shape)
         assert sum(sizes) == unfolded
         assert max(sizes) <= products.TILE_BYTES
 
@@ -75,7 +76,7 @@ def test_tiles_respect_the_bound() -> None:
 def test_a_single_volume_is_cut_too() -> None:
     geometry = make_geometry(2, 3, 1, 1, 1, 1, "zeros", num_spatial=3)
     x = torch.randn(1, 2, 40, 40, 40)
-    sizes = [4 * t.numel() for t in gram.tiles(x, geometry)]
+    sizes = [4 * t.numel() for t in gram._tiles(x, geometry)]
     assert len(sizes) > 1
     assert max(sizes) <= products.TILE_BYTES
 
@@ -84,7 +85,7 @@ def test_a_single_volume_is_cut_too() -> None:
 def test_many_rows_cost_no_accuracy(dtype: torch.dtype) -> None:
     x = torch.rand(400_000, 9).to(dtype)
     exact = x.double().T @ x.double()
-    error = relative_error(gram.row_products(x)[0], exact)
+    error = relative_error(gram.tiled_gram(x, Geometry(x.shape[1]))[0], exact)
     assert error < GRAM_EPS * torch.finfo(torch.float32).eps
 
 
@@ -92,7 +93,7 @@ def test_memory_formats_agree() -> None:
     geometry = make_geometry(3, 3, 1, 1, 1, 1, "reflect", num_spatial=2)
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     last = x.to(memory_format=torch.channels_last)
-    plain, other = gram.patch_products(x, geometry), gram.patch_products(last, geometry)
+    plain, other = compute_gram(x, geometry), compute_gram(last, geometry)
     assert relative_error(other, plain) < ORACLE_RTOL
 
 

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from tests.cases import oracle_gradient
 from tests.tolerances import ORACLE_RTOL, relative_error
+from trainact.damping import Damping
 from trainact.factor import Factor
-from trainact.later import precondition_later
+from trainact.geometry import Geometry
+from trainact.precondition import precondition_later
 from trainact.statistics.local import local_factor
 
 
@@ -18,7 +20,7 @@ def test_two_backward_passes_of_one_forward() -> None:
     made: list[Factor] = []
 
     def make(x: Tensor) -> Factor:
-        made.append(local_factor(x, None, 0.1))
+        made.append(local_factor(x, Geometry(x.shape[-1]), Damping(0.1)))
         return made[-1]
 
     z = x @ precondition_later(layer.weight, x, make).T

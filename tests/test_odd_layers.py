@@ -25,7 +25,7 @@ from torch.nn.utils import parametrizations, prune
 
 import trainact
 from trainact.diagnostics import diagnose
-from trainact.layers import plain as layers_module
+from trainact.statistics import local as local_module
 
 from .cases import backward, oracle_gradient, oracle_rows
 from .odd import ODD, Named
@@ -355,7 +355,7 @@ def test_a_frozen_weight_costs_nothing(make, compiled: bool, monkeypatch) -> Non
     x = torch.randn((2, 3, 6, 6) if isinstance(layer, nn.Conv2d) else (4, 7))
     torch._dynamo.reset()
     call = torch.compile(layer, backend="aot_eager") if compiled else layer
-    monkeypatch.setattr(layers_module, "local_factor", pytest.fail)
+    monkeypatch.setattr(local_module, "local_factor", pytest.fail)
     call(x).sum().backward()
     assert layer.weight.grad is None
     assert all(p.grad is not None for p in layer.parameters() if p.requires_grad)
@@ -425,10 +425,52 @@ class Packed(nn.Linear):
         del self.weight
 
 
-class Regularised(nn.Linear):
+class Tracted(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        self.tract = "of nerves"
+
+
+class WithNames(nn.Linear):
+    """Has the names of all settings for things of its own."""
+
+    overlap = 7
+
     def __init__(self) -> None:
         super().__init__(3, 2)
         self.lam = 1e-4
+        self.relative = nn.Tanh()
+        self.register_buffer("estimate", torch.ones(2))
+
+    def sync(self) -> str:
+        return "mine"
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda layer: layer,
+        copy.deepcopy,
+        lambda layer: pickle.loads(pickle.dumps(layer)),
+    ],
+)
+def test_a_layer_keeps_attributes_that_are_named_like_settings(again) -> None:
+    layer, x = WithNames(), torch.randn(8, 3)
+    plain = copy.deepcopy(layer)
+    trainact.TrAct(layer, lam=0.3, sync=True)
+    layer = again(layer)
+    layer.lam, layer.overlap = 2e-4, 8
+    assert (layer.lam, layer.overlap, layer.sync()) == (2e-4, 8, "mine")
+    assert isinstance(layer.relative, nn.Tanh)
+    assert layer.estimate.tolist() == [1, 1]
+    settings = layer.tract
+    assert (settings.lam, settings.relative, settings.sync) == (0.3, False, True)
+    assert layer.state_dict().keys() == plain.state_dict().keys()
+    _, grad_z = backward(layer, x)
+    truth = oracle_gradient(layer, x, grad_z, lam=0.3)
+    assert relative_error(layer.weight.grad, truth) < FLOAT32_PROMISE
+    assert type(trainact.remove(layer)) is WithNames
+    assert (layer.lam, layer.overlap, layer.sync()) == (2e-4, 8, "mine")
 
 
 def complex_weight() -> nn.Module:
@@ -462,7 +504,7 @@ def class_on_top() -> nn.Module:
         (Integer, "with a torch.int8 weight"),
         (Packed, "without a weight"),
         (quantised, r"a Linear of torch\.ao\.\S+, not torch\.nn: TrAct trains Linear"),
-        (Regularised, "with an attribute 'lam' of its own"),
+        (Tracted, "with an attribute 'tract' of its own"),
         (complex_weight, "with a torch.complex64 weight"),
         (replaced_forward, "forward was replaced on the instance"),
         (class_on_top, "a class that something made of a parametrised layer"),

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import trainact
-from trainact.layers import plain as layers
+from trainact.statistics import local
 from trainact.statistics import side_stream as overlap
 
 
@@ -45,7 +45,7 @@ def log(monkeypatch) -> list[str]:
         yield
         told.append(f"off {stream.name}")
 
-    compute = layers.local_factor
+    compute = overlap.local_factor
 
     def local_factor(*arguments):
         told.append("statistics")
@@ -54,8 +54,9 @@ def log(monkeypatch) -> list[str]:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: main)
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(overlap, "side_stream", lambda _: side)
-    monkeypatch.setattr(layers, "can_overlap", lambda _: True)
-    monkeypatch.setattr(layers, "local_factor", local_factor)
+    monkeypatch.setattr(overlap, "can_overlap", lambda _: True)
+    for module in (overlap, local):
+        monkeypatch.setattr(module, "local_factor", local_factor)
     monkeypatch.setattr(
         torch.Tensor,
         "record_stream",

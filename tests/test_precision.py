@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.cases import oracle_gradient
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 from trainact import precision
+from trainact.damping import Damping
 from trainact.factor import apply_factor
-from trainact.geometry import conv_geometry
+from trainact.geometry import layer_geometry
 from trainact.gram import matmul as products
 from trainact.gram.cost import cheapest_dim
 from trainact.gram.matmul import (
@@ -152,12 +153,12 @@ def test_gradient_where_products_are_rounded(name: str, split: bool, monkeypatch
     grad_z = torch.randn_like(z)
     z.backward(grad_z)
     truth = oracle_gradient(plain, x, grad_z, 0.1)
-    geometry = None if x.ndim == 2 else conv_geometry(plain)
+    geometry = layer_geometry(plain)
     if geometry is not None:
         by_shifts = cheapest_dim(geometry, tuple(x.shape), "cpu") is not None
         assert by_shifts == ("shifts" in name)
     with RoundProducts() as hardware:
-        factor = local_factor(x, geometry, 0.1)
+        factor = local_factor(x, geometry, Damping(0.1))
         result = apply_factor(plain.weight.grad, *factor)
     assert (hardware.rounded > 0) == (split and "dual" not in name)
     assert relative_error(result, truth) < FLOAT32_PROMISE

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import trainact
-from trainact.damping import Relative
+from trainact.damping import Damping
 from trainact.factor import factorise
 
 from .cases import Case, backward, draw_case, oracle_gradient, oracle_rtol
@@ -138,7 +138,7 @@ def test_of_zeros_it_is_taken_as_it_is() -> None:
     grad, _ = gradient(layer, torch.zeros(20, 5))
     assert not grad.any()
     zeros = torch.zeros(1, 5, 5, dtype=torch.float64)
-    inverse = factorise(zeros, Relative(LAM), torch.float64).inner
+    inverse = factorise(zeros, Damping(LAM, relative=True), torch.float64).inner
     assert relative_error(inverse[0], torch.eye(5) / LAM) < ORACLE_RTOL
 
 

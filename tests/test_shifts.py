@@ -23,11 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import trainact
 from trainact.geometry import Geometry, make_geometry
-from trainact.gram import lines
 from trainact.gram import matmul as products
+from trainact.gram import route
+from trainact.gram import shifted as lines
 from trainact.gram import tiled as gram
 from trainact.gram.cost import can_shift, cheapest_dim, shifts_cost, tiles_cost
-from trainact.gram.shifted import shifted_products
+from trainact.gram.shifted import shifted_gram
 
 from .cases import oracle_rows
 from .drawing import examples
@@ -50,7 +51,7 @@ def test_shifts_are_the_patches_second_moment(kind, tile_bytes, monkeypatch) -> 
             if lines.make_layout(geometry, dim).num_border > outputs[dim]:
                 continue
             seen += 1
-            value = shifted_products(images, geometry, dim)
+            value = shifted_gram(images, geometry, dim)
             assert relative_error(value, truth) < ORACLE_RTOL, (case, dim)
     assert seen >= 20
 
@@ -80,15 +81,15 @@ def long_signals(draw) -> tuple[Geometry, int]:
 def test_strides_and_dilations_of_one_dimension(drawn_case) -> None:
     geometry, length = drawn_case
     x = torch.randn(2, geometry.channels, length, dtype=torch.float64)
-    truth = gram.tiled_products(x, geometry)
-    assert relative_error(shifted_products(x, geometry, 0), truth) < ORACLE_RTOL
+    truth = gram.tiled_gram(x, geometry)
+    assert relative_error(shifted_gram(x, geometry, 0), truth) < ORACLE_RTOL
 
 
 def test_only_the_borders_count_where_no_line_is_common() -> None:
     geometry = make_geometry(1, 3, 1, 1, 1, 1, "zeros", num_spatial=1)
     x = torch.tensor([[[5.0, 7.0]]], dtype=torch.float64)
     expected = torch.tensor([[25.0, 35, 0], [35, 74, 35], [0, 35, 49]])
-    assert torch.equal(shifted_products(x, geometry, 0)[0], expected.double())
+    assert torch.equal(shifted_gram(x, geometry, 0)[0], expected.double())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -96,14 +97,14 @@ def test_only_the_borders_count_where_no_line_is_common() -> None:
 def test_many_positive_rows_cost_no_accuracy(dtype: torch.dtype, stride: int) -> None:
     geometry = make_geometry(3, 5, stride, 2, 1, 1, "zeros", num_spatial=2)
     x = torch.rand(6, 3, 160, 160).to(dtype)
-    truth = gram.tiled_products(x.double(), geometry)
-    error = relative_error(shifted_products(x, geometry, 0), truth)
+    truth = gram.tiled_gram(x.double(), geometry)
+    error = relative_error(shifted_gram(x, geometry, 0), truth)
     assert error < GRAM_EPS * torch.finfo(torch.float32).eps / 4
 
 
 def test_empty_batch() -> None:
     geometry = make_geometry(3, 3, 1, 1, 1, 1, "zeros", num_spatial=2)
-    value = shifted_products(torch.zeros(0, 3, 8, 8), geometry, 0)
+    value = shifted_gram(torch.zeros(0, 3, 8, 8), geometry, 0)
     assert torch.equal(value, torch.zeros(1, 27, 27, dtype=torch.float64))
 
 
@@ -112,7 +113,7 @@ def test_what_is_not_finite_stays_so(bad: float) -> None:
     geometry = make_geometry(1, 3, 1, 1, 1, 1, "zeros", num_spatial=2)
     x = torch.ones(1, 1, 8, 8)
     x[0, 0, 4, 4] = bad
-    value = shifted_products(x, geometry, 0)
+    value = shifted_gram(x, geometry, 0)
     assert not value.diagonal(dim1=1, dim2=2).isfinite().any()
 
 
@@ -121,9 +122,9 @@ def test_a_bright_line_at_the_border_costs_no_accuracy() -> None:
     geometry = make_geometry(3, 7, 2, 3, 1, 1, "zeros", num_spatial=2)
     x = torch.randn(4, 3, 64, 64)
     x[:, :, 0] *= 1000
-    truth = gram.tiled_products(x.double(), geometry)
+    truth = gram.tiled_gram(x.double(), geometry)
     scale = truth.diagonal(dim1=1, dim2=2).sqrt()
-    error = (shifted_products(x, geometry, 0) - truth).abs()
+    error = (shifted_gram(x, geometry, 0) - truth).abs()
     entrywise = error / (scale[:, :, None] * scale[:, None, :])
     assert entrywise.max() < GRAM_EPS * torch.finfo(torch.float32).eps
 
@@ -131,12 +132,12 @@ def test_a_bright_line_at_the_border_costs_no_accuracy() -> None:
 def test_pixels_that_the_layer_does_not_read() -> None:
     geometry = make_geometry(3, 9, 3, 0, 2, 1, "zeros", num_spatial=1)
     x = torch.randn(2, 3, 400)
-    truth = shifted_products(x, geometry, 0)
+    truth = shifted_gram(x, geometry, 0)
     positions = {3 * o + 2 * k for o in range(128) for k in range(9)}
     unread = [p for p in range(400) if p not in positions]
     assert unread
     x[..., unread] = float("nan")
-    assert torch.equal(shifted_products(x, geometry, 0), truth)
+    assert torch.equal(shifted_gram(x, geometry, 0), truth)
 
 
 @pytest.mark.parametrize("mode", ["fake", "meta", "inference"])
@@ -151,9 +152,9 @@ def test_nothing_is_kept_of_other_modes(mode: str) -> None:
     real = torch.randn(1, 2, 9, 9)
     with contexts[mode]:
         x = real if mode == "meta" else torch.randn(1, 2, 9, 9)
-        shifted_products(x, geometry, 0)
-    truth = gram.tiled_products(real, geometry)
-    error = relative_error(shifted_products(real, geometry, 0), truth)
+        shifted_gram(x, geometry, 0)
+    truth = gram.tiled_gram(real, geometry)
+    error = relative_error(shifted_gram(real, geometry, 0), truth)
     assert error < GRAM_EPS * torch.finfo(torch.float32).eps
 
 
@@ -181,7 +182,7 @@ def peak_bytes(x: torch.Tensor, geometry: Geometry) -> int:
             return result
 
     with Watch() as watch:
-        shifted_products(x, geometry, 0)
+        shifted_gram(x, geometry, 0)
     return watch.largest
 
 
@@ -201,7 +202,7 @@ def test_no_tensor_is_larger_than_a_tile(shape: tuple[int, ...], kernel: int) ->
         shape[1], kernel, 1, kernel // 2, 1, 1, "zeros", num_spatial=spatial
     )
     x = torch.zeros(shape)
-    unfolded = 4 * geometry.num_entries * geometry.num_rows(len(x), x.shape[2:])
+    unfolded = 4 * geometry.num_entries * geometry.num_rows(x.shape)
     # One padded image may be more than a tile; bands share some lines.
     bound = max(1.2 * products.TILE_BYTES, 2 * 4 * x[0].numel())
     assert peak_bytes(x, geometry) < bound < unfolded
@@ -217,7 +218,7 @@ def test_every_output_is_in_one_band() -> None:
             images, count, _, _, height, width = band.shape
             seen += images * count * (height - layout.num_border) * width
             assert (height - layout.num_border) * width <= 1.1 * lines.SUM_ROWS
-    assert seen == geometry.num_rows(3, (230, 150))
+    assert seen == geometry.num_rows((3, 3, 230, 150))
 
 
 @pytest.mark.parametrize(
@@ -239,17 +240,17 @@ def test_where_shifts_are_possible(change: dict[str, tuple], possible: bool) -> 
 def test_the_cheaper_way_is_taken(monkeypatch) -> None:
     taken = []
     monkeypatch.setattr(
-        gram, "shifted_products", lambda *_: taken.append("shifts") or torch.zeros(1)
+        route, "shifted_gram", lambda *_: taken.append("shifts") or torch.zeros(1)
     )
     monkeypatch.setattr(
-        gram, "tiled_products", lambda *_: taken.append("tiles") or torch.zeros(1)
+        route, "tiled_gram", lambda *_: taken.append("tiles") or torch.zeros(1)
     )
     overlapping = make_geometry(3, 7, 2, 3, 1, 1, "zeros", num_spatial=2)
     patches = make_geometry(3, 16, 16, 0, 1, 1, "zeros", num_spatial=2)
     x = torch.zeros(4, 3, 64, 64)
     for geometry in (overlapping, patches):
-        gram.patch_products(x, geometry)
-    gram.patch_products(x[:0], overlapping)
+        route.compute_gram(x, geometry)
+    route.compute_gram(x[:0], overlapping)
     assert taken == ["shifts", "tiles", "tiles"]
 
 

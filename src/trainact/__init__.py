@@ -17,7 +17,7 @@ from trainact.layers.plain import (
     TrActLayer,
     TrActLinear,
 )
-from trainact.statistics.estimate import Estimate
+from trainact.statistics.estimated import Estimate
 
 __all__ = [
     "DampingWarning",

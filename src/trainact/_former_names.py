@@ -1,4 +1,4 @@
-"""Modules as they were called in pickles that earlier versions have saved."""
+"""Classes and functions by the names in pickles that earlier versions have saved."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ from types import ModuleType
 from typing import Any
 
 _FORMER = {
-    "trainact.estimate": "trainact.statistics.estimate",
-    "trainact.estimator": "trainact.statistics.estimated",
-    "trainact.subclasses": "trainact.layers.subclasses",
-    "trainact.sync": "trainact.statistics.ranks",
+    "trainact.estimate": {"Estimate": "trainact.statistics.estimated.Estimate"},
+    "trainact.estimator": {
+        "Estimator": "trainact.statistics.estimated.Estimated",
+        "_Rows": "trainact.statistics.estimated._Rows",
+        "_Sums": "trainact.statistics.estimated._Sums",
+    },
+    "trainact.subclasses": {"_new": "trainact.layers.subclasses._new"},
+    "trainact.sync": {"Group": "trainact.statistics.ranks.Group"},
 }
 
 
-class _Renamed(ModuleType):
-    """Has what the module has that it is called today, imported when asked for."""
+class _Former(ModuleType):
+    """Stands for a module of that name; what it had is imported when it is read."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name not in _FORMER[self.__name__]:
             raise AttributeError(name)
-        return getattr(importlib.import_module(_FORMER[self.__name__]), name)
+        module, _, today = _FORMER[self.__name__][name].rpartition(".")
+        return getattr(importlib.import_module(module), today)
 
 
 for _name in _FORMER:
-    sys.modules[_name] = _Renamed(_name)
+    sys.modules[_name] = _Former(_name)

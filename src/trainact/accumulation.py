@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trainact.api import tract_layers
 from trainact.layers.plain import TrActLayer
-from trainact.statistics.microbatches import Accumulator
+from trainact.statistics.microbatches import Microbatches
 from trainact.statistics.ranks import Group
 
 
@@ -80,19 +80,19 @@ class deferred:  # noqa: N801
             raise ValueError(msg)
         _refuse_fsdp1(model)
         self._model = model
-        self._accumulators: list[tuple[TrActLayer, Accumulator]] = []
+        self._accumulators: list[tuple[TrActLayer, Microbatches]] = []
         self._undo = ExitStack()
 
     def __enter__(self) -> deferred:
         _refuse_estimates(self._layers)
-        accumulators: list[tuple[TrActLayer, Accumulator]] = []
+        accumulators: list[tuple[TrActLayer, Microbatches]] = []
         for name, layer in self._layers:
             accumulators.append((layer, self._own(name, layer, accumulators)))
         self._accumulators = accumulators
         with ExitStack() as undo:
             for layer, accumulator in accumulators:
-                layer.accumulator = accumulator
-                undo.callback(setattr, layer, "accumulator", None)
+                layer.tract.defer(accumulator)
+                undo.callback(layer.tract.undefer)
                 undo.callback(accumulator.close)
             # Of all optimizers: the one that steps may be inside the given one.
             undo.callback(register_optimizer_step_pre_hook(self._before_step).remove)
@@ -110,7 +110,7 @@ class deferred:  # noqa: N801
         with self._undo:
             # After the block every gradient is as TrAct leaves it.
             for layer, accumulator in self._accumulators if error is None else ():
-                accumulator.leave(layer.damping)
+                accumulator.leave(layer.tract.damping)
 
     def precondition(self) -> None:
         """Apply the inverse to the accumulated gradients now, before the step.
@@ -123,7 +123,7 @@ class deferred:  # noqa: N801
         """
         _precondition(self._accumulators)
 
-    def _of(self, optimizer: Optimizer) -> list[tuple[TrActLayer, Accumulator]]:
+    def _of(self, optimizer: Optimizer) -> list[tuple[TrActLayer, Microbatches]]:
         """Layers whose weights an optimizer holds."""
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         return [pair for pair in self._accumulators if id(pair[1].parameter) in held]
@@ -154,9 +154,9 @@ class deferred:  # noqa: N801
         self,
         name: str,
         layer: TrActLayer,
-        others: list[tuple[TrActLayer, Accumulator]],
-    ) -> Accumulator:
-        if layer.accumulator is not None:
+        others: list[tuple[TrActLayer, Microbatches]],
+    ) -> Microbatches:
+        if layer.tract.is_deferred:
             msg = f"layer {name!r} is in a trainact.deferred block already"
             raise ValueError(msg)
         weight = dict(layer.named_parameters(recurse=False)).get("weight")
@@ -174,7 +174,7 @@ class deferred:  # noqa: N801
             for group in optimizer.param_groups:
                 if any(parameter is weight for parameter in group["params"]):
                     num_groups = getattr(layer, "groups", 1)
-                    return Accumulator(weight, num_groups, _ranks(self._model, layer))
+                    return Microbatches(weight, num_groups, _ranks(self._model, layer))
         msg = (
             f"the weight of layer {name!r} is not in the given optimizer: pass the one "
             "that trains it (several as a list), and enter the block before the forward"
@@ -182,16 +182,17 @@ class deferred:  # noqa: N801
         raise ValueError(msg)
 
 
-def _precondition(accumulators: list[tuple[TrActLayer, Accumulator]]) -> None:
+def _precondition(accumulators: list[tuple[TrActLayer, Microbatches]]) -> None:
     for layer, accumulator in accumulators:
-        accumulator.precondition(layer.damping)
+        accumulator.apply(layer.tract.damping)
 
 
 def _refuse_estimates(layers: list[tuple[str, TrActLayer]]) -> None:
     for name, layer in layers:
-        if layer.estimate is not None:
+        estimate = layer.tract.estimate
+        if estimate is not None:
             msg = (
-                f"layer {name!r} has estimate={layer.estimate!r}, but deferred uses "
+                f"layer {name!r} has estimate={estimate!r}, but deferred uses "
                 "the statistics of the whole batch: set the layer's estimate = None"
             )
             raise ValueError(msg)
@@ -225,7 +226,7 @@ def _ranks(model: nn.Module, layer: TrActLayer) -> list[Group]:
     mesh = getattr(layer.weight, "device_mesh", None)
     if mesh is not None:
         return [Group(mesh.get_group(dim)) for dim in range(mesh.ndim)]
-    own = layer.ranks
+    own = layer.tract.group
     return [] if own is None or own.is_alone() else [own]
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import nn
 
-from trainact.damping import check_lam, check_relative
 from trainact.find.first_layers import candidates, check_supported, first_layers
 from trainact.layers.guard import leave, watch
-from trainact.layers.plain import ADDED, TrActLayer, make_group
+from trainact.layers.plain import TrActLayer
+from trainact.layers.state import State
 from trainact.layers.subclasses import plain_class, tract_class
-from trainact.statistics.estimate import Estimate, check_estimate
+from trainact.statistics.estimated import Estimate
 
 LayerT = TypeVar("LayerT", bound=nn.Module)
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -76,9 +77,9 @@ def TrAct(  # noqa: N802
     if not isinstance(layer, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"TrAct takes a layer (an nn.Module), not {type(layer).__name__}"
         raise TypeError(msg)
-    settings = _check(lam, sync, estimate, relative)
+    state = State(lam, relative, sync, estimate)
     check_supported("", layer)
-    return _convert(layer, settings)
+    return _convert(layer, state)
 
 
 def apply(
@@ -123,7 +124,8 @@ def apply(
           (1): ReLU()
         )
     """
-    settings = _check(lam, sync, estimate, relative)
+    make_state = partial(State, lam, relative, sync, estimate)
+    make_state()  # what is wrong with the settings is said first
     if layer is None:
         chosen = first_layers(model, example_input)
     else:
@@ -134,7 +136,7 @@ def apply(
     for name, module in chosen.items():
         check_supported(name, module)
     for module in chosen.values():
-        _convert(module, settings)
+        _convert(module, make_state())
     return model
 
 
@@ -164,14 +166,13 @@ def remove(model: ModelT) -> ModelT:
                 "the TrAct layer (as fully_shard does): undo that first"
             )
             raise ValueError(msg)
-        if module.accumulator is not None:
+        if module.tract.is_deferred:
             msg = f"layer {name!r} is inside trainact.deferred: leave that block first"
             raise ValueError(msg)
     for module in layers.values():
         leave(module)
         module.__class__ = plain_class(module)  # pyright: ignore[reportAttributeAccessIssue]
-        for name in ADDED:
-            vars(module).pop(name, None)
+        del module.tract
     return model
 
 
@@ -241,23 +242,9 @@ def parameters_of(
     return first, [p for p in model.parameters() if id(p) not in chosen]
 
 
-def _check(
-    lam: float, sync: Any, estimate: Estimate | None, relative: bool
-) -> dict[str, Any]:
-    """What converted layers are given, by attribute, without what is off."""
-    settings = {
-        "lam": check_lam(lam),
-        "relative": check_relative(relative),
-        "ranks": make_group(sync),
-        "estimate": check_estimate(estimate),
-    }
-    return {name: value for name, value in settings.items() if value}
-
-
-def _convert(layer: LayerT, settings: dict[str, Any]) -> LayerT:
+def _convert(layer: LayerT, state: State) -> LayerT:
     layer.__class__ = tract_class(layer)  # pyright: ignore[reportAttributeAccessIssue]
-    for name, value in settings.items():
-        setattr(layer, name, value)
+    vars(layer)["tract"] = state
     watch(layer)
     return layer
 

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from trainact.damping import resolve
+from trainact.factor import resolve
 from trainact.geometry import Geometry
-from trainact.gram import rows
+from trainact.gram.patches import batched, extract_patches
 from trainact.layers.linear_calls import LinearCalls
 from trainact.layers.plain import TrActLayer
 from trainact.precision import full_precision, statistics_dtype
@@ -105,7 +105,7 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
     """
     x, geometry = _check(layer, x, grad_z)
     with torch.no_grad(), full_precision(x):
-        rows_GNP = rows.extract_rows(x.detach(), geometry).double()
+        rows_GNP = extract_patches(x.detach(), geometry).double()
         grad_GNO = gradient_rows(grad_z, geometry).double()
         num_rows = rows_GNP.shape[1]
         values_GP, vectors_GPP = torch.linalg.eigh(rows_GNP.mT @ rows_GNP / num_rows)
@@ -114,7 +114,9 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
         num_entries = rows_GNP.shape[2]
         is_dual = num_rows < num_entries
         products = rows_GNP.dtype if is_dual else statistics_dtype(x)
-        damping_G = resolve(layer.damping, values_GP.sum(-1), num_entries, products)
+        damping_G = resolve(
+            layer.tract.damping, values_GP.sum(-1), num_entries, products
+        )
         damped_GP = values_GP + damping_G[:, None]
         tract_GOP = (plain_GOP @ vectors_GPP / damped_GP[:, None]) @ vectors_GPP.mT
         asked_GNO = num_rows * grad_GNO
@@ -136,16 +138,14 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
         )
 
 
-def _check(
-    layer: TrActLayer, x: Tensor, grad_z: Tensor
-) -> tuple[Tensor, Geometry | None]:
+def _check(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> tuple[Tensor, Geometry]:
     """What the layer's linear map is given (padded, say), and its geometry."""
     if not isinstance(layer, TrActLayer):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"diagnose takes a layer under TrAct, not {type(layer).__name__}"
         raise ValueError(msg)  # noqa: TRY004
-    calls: list[tuple[Tensor, Geometry | None]] = []
+    calls: list[tuple[Tensor, Geometry]] = []
 
-    def note(weight: Tensor, seen: Tensor, geometry: Geometry | None) -> Tensor:
+    def note(weight: Tensor, seen: Tensor, geometry: Geometry) -> Tensor:
         calls.append((seen, geometry))
         return weight
 
@@ -157,7 +157,7 @@ def _check(
             "diagnose describes one"
         )
         raise ValueError(msg)
-    num_entries = rows.count_entries(*calls[0])
+    num_entries = calls[0][1].num_entries
     if num_entries > MAX_ENTRIES:
         msg = (
             f"a spectrum of {num_entries} entries is too large to compute (limit "
@@ -173,20 +173,10 @@ def _check(
     return calls[0]
 
 
-def gradient_rows(grad_z: Tensor, geometry: Geometry | None) -> Tensor:
-    """Write the gradient of a layer's output in the layout of its input's rows.
-
-    Args:
-        grad_z: of the output's shape.
-        geometry: of the layer, or None for a linear one.
-
-    Returns:
-        ``[G, N, O]``, O the outputs of a group.
-    """
-    if geometry is None:
-        return grad_z.reshape(1, -1, grad_z.shape[-1])
-    batched = grad_z if grad_z.ndim == geometry.num_spatial + 2 else grad_z[None]
-    grouped = batched.movedim(1, -1).unflatten(-1, (geometry.groups, -1))
+def gradient_rows(grad_z: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of a layer's output, as its input's rows lie: ``[G, N, O]``."""
+    grouped = batched(grad_z, geometry).movedim(1, -1)
+    grouped = grouped.unflatten(-1, (geometry.groups, -1))
     return grouped.reshape(-1, *grouped.shape[-2:]).movedim(1, 0)
 
 

@@ -42,17 +42,20 @@ Legend: G groups, N rows, P entries of a row, O outputs of one group.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trainact.damping import Lam, flatten, resolve, warn_once_if_raised
+from trainact.damping import Damping, DampingWarning, resolution
 from trainact.gram.matmul import tile_bytes
 from trainact.kernels.choice import takes_inverse
 from trainact.kernels.operators import damped_inverse
 from trainact.precision import accumulation_dtype, product_dtype, statistics_dtype
+from trainact.torch_internals import is_readable
 
 
 class Factor(NamedTuple):
@@ -97,7 +100,7 @@ class Factor(NamedTuple):
 
 def factorise(
     gram_GPP: Tensor,
-    lam: Lam,
+    damping: Damping,
     dtype: torch.dtype,
     span_GNP: Tensor | None = None,
     num_rows: int = 1,
@@ -108,7 +111,7 @@ def factorise(
 
     Args:
         gram_GPP: A, ``[G, P, P]``, or b times A.
-        lam: :math:`\lambda`.
+        damping: :math:`\lambda`.
         dtype: in which A's products were formed, and in which the inverse is kept.
         span_GNP: rows, fewer than entries, of which an ordinary gradient is a
             combination; A may hold further ones. The inverse is then kept in two
@@ -119,14 +122,13 @@ def factorise(
     Returns:
         The factor; NaN where A is not finite.
     """
-    warn_once_if_raised(lam, gram_GPP, num_rows, dtype)
+    _warn_once_if_raised(damping, gram_GPP, num_rows, dtype)
     if span_GNP is None and takes_inverse(gram_GPP, dtype):
-        number, relative = flatten(lam)
-        inverse_GPP = damped_inverse(gram_GPP, num_rows, number, dtype, relative)
-        return Factor(inverse_GPP)
+        lam, relative = damping.lam, damping.relative
+        return Factor(damped_inverse(gram_GPP, num_rows, lam, dtype, relative))
     if num_rows != 1:
         gram_GPP = gram_GPP / num_rows
-    lam_G = resolve(lam, _trace(gram_GPP), gram_GPP.shape[-1], dtype)
+    lam_G = resolve(damping, _trace(gram_GPP), gram_GPP.shape[-1], dtype)
     inverse_GPP = torch.cholesky_inverse(_cholesky(gram_GPP, lam_G))
     if span_GNP is None:
         return Factor(inverse_GPP.to(dtype))
@@ -136,7 +138,7 @@ def factorise(
     return Factor(inside_GPP, outer=inverse_GPP - inside_GPP)
 
 
-def factorise_rows(rows_GNP: Tensor, lam: Lam) -> Factor:
+def factorise_rows(rows_GNP: Tensor, damping: Damping) -> Factor:
     r"""The dual form, :math:`U = L^{-1} X` and :math:`(L^\top L / b + \lambda I)^{-1}`.
 
     Cost: ``2 * N**2 * P`` multiplications per group in float64, twice that for float64
@@ -144,7 +146,7 @@ def factorise_rows(rows_GNP: Tensor, lam: Lam) -> Factor:
 
     Args:
         rows_GNP: X, the rows of the unfolded batch, ``[G, N, P]`` with N < P.
-        lam: :math:`\lambda`.
+        damping: :math:`\lambda`.
 
     Returns:
         The factor; NaN where X is not finite.
@@ -154,7 +156,7 @@ def factorise_rows(rows_GNP: Tensor, lam: Lam) -> Factor:
     wide = accumulation_dtype(rows_GNP)
     lower_GNN, basis_GNP = _decompose(rows_GNP, dtype, twice=dtype == wide)
     gram_GNN = _outer(lower_GNN.mT) / num_rows
-    lam_G = resolve(lam, _trace(gram_GNN), num_entries, gram_GNN.dtype)
+    lam_G = resolve(damping, _trace(gram_GNN), num_entries, gram_GNN.dtype)
     inner_GNN = torch.cholesky_inverse(_cholesky(gram_GNN, lam_G))
     return Factor(inner_GNN, basis_GNP, (1 / lam_G)[:, None, None])
 
@@ -195,6 +197,62 @@ def apply_factor(
     return result_GOP.reshape(grad.shape).to(grad.dtype)
 
 
+def resolve(
+    damping: Damping, trace_G: Tensor, num_entries: int, dtype: torch.dtype
+) -> Tensor:
+    r"""Say what is added to the diagonal of A.
+
+    Args:
+        damping: :math:`\lambda`.
+        trace_G: tr A, in the dtype of the factorisation.
+        num_entries: n.
+        dtype: in which A's products were formed.
+
+    Returns:
+        At least `trainact.damping.resolution` times tr A, ``[G]``. Nothing but zeros
+        has no size: there a relative λ is taken as it is.
+    """
+    products = torch.finfo(dtype)
+    wanted_G = torch.full_like(trace_G, max(damping.lam, products.tiny))
+    if damping.relative:
+        scaled_G = trace_G * (damping.lam / num_entries)
+        wanted_G = torch.where(trace_G > 0, scaled_G.clamp(min=products.tiny), wanted_G)
+    least = resolution(products.eps, torch.finfo(trace_G.dtype).eps)
+    return torch.maximum(least * trace_G, wanted_G)
+
+
+_looked_at: set[tuple[int, torch.dtype, torch.device]] = set()
+
+
+def _warn_once_if_raised(
+    damping: Damping, products_GPP: Tensor, num_rows: int, dtype: torch.dtype
+) -> None:
+    """Say that `resolve` takes a larger λ than was set.
+
+    Looks at the first factorisation for each number of entries, dtype and device, and
+    waits for the device there, never again. Silent in compiled code and transforms and
+    while a CUDA graph is captured, where no value can be read.
+    """
+    if torch.compiler.is_compiling():
+        return
+    size = products_GPP.shape[-1]
+    key = (size, dtype, products_GPP.device)
+    if key in _looked_at or not is_readable(products_GPP):
+        return
+    _looked_at.add(key)
+    trace = _trace(products_GPP).max().item() / num_rows
+    wanted = damping.lam * trace / size if damping.relative else damping.lam
+    wide = torch.finfo(products_GPP.dtype)
+    least = resolution(torch.finfo(dtype).eps, wide.eps) * trace
+    if wanted < least < math.inf:
+        msg = (
+            f"lam={wanted:.3g} is below what float32 sums can resolve for inputs of "
+            f"mean square {trace / size:.3g}, so {least:.3g} is used in its place: "
+            "standardise the inputs, or set relative=True"
+        )
+        warnings.warn(msg, DampingWarning, stacklevel=2)
+
+
 def _decompose(
     rows_GNP: Tensor, dtype: torch.dtype, *, twice: bool
 ) -> tuple[Tensor, Tensor]:
@@ -214,7 +272,7 @@ def _decompose(
 def _span(kernel_GNN: Tensor) -> tuple[Tensor, Tensor]:
     """L of X times X transposed, and what it is shifted by: rows may be dependent."""
     num_rows, dtype = kernel_GNN.shape[-1], kernel_GNN.dtype
-    shift_G = resolve(0.0, _trace(kernel_GNN), num_rows, dtype)
+    shift_G = resolve(Damping(0.0), _trace(kernel_GNN), num_rows, dtype)
     return _cholesky(kernel_GNN, shift_G), shift_G
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from trainact import precondition as _precondition
-from trainact.damping import check_lam, check_relative, unflatten
+from trainact.damping import check_damping
 from trainact.factor import Factor, factorise
-from trainact.geometry import make_geometry
-from trainact.gram import rows
+from trainact.geometry import Geometry, make_geometry
 from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
 from trainact.span import Span
-from trainact.statistics import local as statistics
+from trainact.statistics.local import local_factor
+from trainact.statistics.operators import gram
 
 __all__ = ["Factor", "factor_from_gram", "patch_gram", "precondition"]
 
@@ -82,9 +82,8 @@ def patch_gram(
             f"{geometry.kernel_size}: the output would be [{len(x)}, ..., {outputs}]"
         )
         raise ValueError(msg)
-    num_rows = rows.count_rows(x, geometry)
     with full_precision(x):
-        gram_GPP = statistics.sum_products(x, geometry) / num_rows
+        gram_GPP = gram(x, geometry) / geometry.num_rows(x.shape)
     gram_GPP = gram_GPP.to(statistics_dtype(x))
     return gram_GPP[0] if groups == 1 else gram_GPP
 
@@ -112,7 +111,7 @@ def factor_from_gram(
     gram_GPP = gram_PP if gram_PP.ndim == 3 else gram_PP[None]
     with torch.no_grad(), full_precision(gram_PP):
         wide = gram_GPP.to(accumulation_dtype(gram_GPP))
-        damping = unflatten(check_lam(lam), check_relative(relative))
+        damping = check_damping(lam, relative)
         return factorise(wide, damping, statistics_dtype(gram_GPP))
 
 
@@ -170,10 +169,10 @@ def precondition(
             "layer's geometry"
         )
         raise ValueError(msg)
-    damping = unflatten(check_lam(lam), check_relative(relative))
+    damping = check_damping(lam, relative)
     if not (torch.is_grad_enabled() and weight.requires_grad):
         return weight
     if is_factor:
         return _precondition.precondition(weight, x_or_factor)
-    factor = statistics.local_factor(x_or_factor, None, damping)
+    factor = local_factor(x_or_factor, Geometry(entries), damping)
     return _precondition.precondition(weight, factor, Span(weight, x_or_factor))

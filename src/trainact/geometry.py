@@ -1,4 +1,4 @@
-"""Where the patches of a convolution lie: integers only, no tensors.
+"""Where the patches of a layer lie: integers only, no tensors and no framework.
 
 A `Geometry` says how a layer cuts its input into rows of the unfolded batch. A linear
 layer is the geometry with no spatial dimensions: its rows are the input's vectors.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
-
-from torch import nn
+from typing import Any, Literal
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -19,7 +17,7 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a convolution cuts its input into patches.
+    """How a layer cuts its input ``[..., channels, *spatial]`` into patches.
 
     Attributes:
         channels: input channels of the layer (all groups together).
@@ -32,16 +30,16 @@ class Geometry:
     """
 
     channels: int
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
+    kernel_size: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
+    dilation: tuple[int, ...] = ()
     groups: int = 1
     padding_mode: PaddingMode = "zeros"
 
     @property
     def num_spatial(self) -> int:
-        """Number of spatial dimensions: 1, 2 or 3."""
+        """Number of spatial dimensions; 0 for a linear layer."""
         return len(self.kernel_size)
 
     @property
@@ -57,80 +55,59 @@ class Geometry:
             for k, d in zip(self.kernel_size, self.dilation, strict=True)
         )
 
-    def padded_size(self, spatial: Sequence[int]) -> tuple[int, ...]:
-        """Spatial size of the padded input.
-
-        Args:
-            spatial: spatial size of the input.
-
-        Returns:
-            The size with both borders added.
-        """
-        return tuple(
-            size + before + after
-            for size, (before, after) in zip(spatial, self.padding, strict=True)
-        )
-
     def output_size(self, spatial: Sequence[int]) -> tuple[int, ...]:
-        """Number of output positions per spatial dimension.
-
-        Args:
-            spatial: spatial size of the input.
-
-        Returns:
-            The spatial size of the layer's output.
-        """
+        """Number of output positions per spatial dimension, for an input's size."""
         return tuple(
-            (size - extent) // stride + 1
-            for size, extent, stride in zip(
-                self.padded_size(spatial), self.extent, self.stride, strict=True
+            (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+            for size, (before, after), kernel, dilation, stride in zip(
+                spatial,
+                self.padding,
+                self.kernel_size,
+                self.dilation,
+                self.stride,
+                strict=True,
             )
         )
 
-    def num_rows(self, batch: int, spatial: Sequence[int]) -> int:
-        """Rows of the unfolded batch, the paper's b: images times output positions.
+    def num_rows(self, shape: Sequence[int]) -> int:
+        """Rows of the unfolded batch, the paper's b, for an input of this shape.
 
         Args:
-            batch: number of images.
-            spatial: spatial size of the input.
+            shape: ``[..., channels, *spatial]``.
 
         Returns:
-            The number of rows.
+            Leading dimensions (images, tokens) times output positions.
         """
-        return batch * math.prod(self.output_size(spatial))
+        spatial = len(shape) - self.num_spatial
+        # Products of all sizes in one would tie compiled code to one batch size.
+        return math.prod(shape[: spatial - 1]) * math.prod(
+            self.output_size(shape[spatial:])
+        )
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a layer takes inputs of this shape, so that they have patches."""
+        spatial = len(shape) - self.num_spatial
+        return (
+            spatial >= 1
+            and (spatial <= 2 or self.num_spatial == 0)
+            and shape[spatial - 1] == self.channels
+            and all(size > 0 for size in self.output_size(shape[spatial:]))
+        )
 
 
-def conv_geometry(layer: nn.Module) -> Geometry:
-    """Read the geometry of a convolution layer.
-
-    Args:
-        layer: `torch.nn.Conv1d`, `Conv2d` or `Conv3d` with any settings.
-
-    Returns:
-        Its geometry.
-    """
-    conv = cast("nn.Conv2d", layer)
+def layer_geometry(layer: Any) -> Geometry:
+    """Read the geometry of a Linear or Conv1d/2d/3d layer, of any settings."""
+    if not hasattr(layer, "in_channels"):
+        return Geometry(layer.in_features)
     return Geometry(
-        channels=conv.in_channels,
-        kernel_size=tuple(conv.kernel_size),
-        stride=tuple(conv.stride),
-        padding=resolve_padding(conv.padding, conv.kernel_size, conv.dilation),
-        dilation=tuple(conv.dilation),
-        groups=conv.groups,
-        padding_mode=conv.padding_mode,
+        channels=layer.in_channels,
+        kernel_size=tuple(layer.kernel_size),
+        stride=tuple(layer.stride),
+        padding=resolve_padding(layer.padding, layer.kernel_size, layer.dilation),
+        dilation=tuple(layer.dilation),
+        groups=layer.groups,
+        padding_mode=layer.padding_mode,
     )
-
-
-def layer_geometry(layer: nn.Module) -> Geometry | None:
-    """Say how a layer cuts its input into patches.
-
-    Args:
-        layer: a Linear, Conv1d, Conv2d or Conv3d.
-
-    Returns:
-        Its geometry; None for a linear layer, whose patches are the input's vectors.
-    """
-    return None if isinstance(layer, nn.Linear) else conv_geometry(layer)
 
 
 def resolve_padding(

@@ -27,12 +27,12 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "placements")
 
 
-def local_input(x: Any, geometry: Geometry | None) -> tuple[Tensor, Any]:
+def local_input(x: Any, geometry: Geometry) -> tuple[Tensor, Any]:
     """This rank's part of a layer's input, and whose parts make up the whole.
 
     Args:
         x: a DTensor, replicated or sharded over samples.
-        geometry: of the layer, or None for a linear one.
+        geometry: of the layer.
 
     Returns:
         (the local tensor, the process group that shares the samples or None).
@@ -40,7 +40,7 @@ def local_input(x: Any, geometry: Geometry | None) -> tuple[Tensor, Any]:
     Raises:
         RuntimeError: if rows themselves are divided, as in row-wise parallelism.
     """
-    samples = range(x.ndim - 1) if geometry is None else range(1)
+    samples = range(x.ndim - 1 - geometry.num_spatial)
     groups: list[Any] = []
     for dim, placement in enumerate(x.placements):
         if placement.is_replicate():

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import trainact
 from tests.cases import oracle_gradient
 from tests.tolerances import ORACLE_RTOL, relative_error
-from trainact.layers import plain as layers_module
+from trainact.statistics import local as local_module
 
 from .table import LAYERS, eager, gradient_like
 
@@ -38,8 +38,8 @@ def statistics(monkeypatch) -> list[Tensor]:
         taken.append(x)
         return local_factor(x, *args)
 
-    local_factor = layers_module.local_factor
-    monkeypatch.setattr(layers_module, "local_factor", watch)
+    local_factor = local_module.local_factor
+    monkeypatch.setattr(local_module, "local_factor", watch)
     return taken
 
 

@@ -17,8 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import trainact
 from tests.odd import ODD, raw_weight
 from tests.tolerances import FLOAT32_PROMISE, relative_error
-from trainact.geometry import conv_geometry
-from trainact.gram import rows
+from trainact.geometry import layer_geometry
 from trainact.statistics import operators as ops
 
 from .table import FEW, LAYERS, gradient_like
@@ -88,10 +87,10 @@ def test_another_lam_is_one_more_graph(name: str) -> None:
 def test_operators_are_what_they_say(name: str, dtype) -> None:
     case = LAYERS[name]
     x = case.input(dtype)
-    geometry = None if case.kind == "linear" else conv_geometry(case.layer(dtype))
+    geometry = layer_geometry(case.layer(dtype))
     settings = ops._flatten(geometry)
     torch.library.opcheck(torch.ops.trainact.sum_products.default, (x, *settings))
-    if rows.count_rows(x, geometry) < rows.count_entries(x, geometry):
+    if geometry.num_rows(x.shape) < geometry.num_entries:
         torch.library.opcheck(
             torch.ops.trainact.dual_factor.default, (x, *settings, 0.1, True)
         )

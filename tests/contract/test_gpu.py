@@ -27,7 +27,7 @@ from tests.tolerances import (
     relative_error,
 )
 from trainact.geometry import layer_geometry
-from trainact.statistics.local import sum_products
+from trainact.gram.route import compute_gram
 
 from .table import LAYERS, gradient_like
 
@@ -245,8 +245,8 @@ def tf32_allowed(request):
 def test_tf32_does_not_reach_the_statistics(large) -> None:
     layer, x = large
     geometry = layer_geometry(layer)
-    products = sum_products(x, geometry).cpu()
-    truth = sum_products(x.cpu().double(), geometry)
+    products = compute_gram(x, geometry).cpu()
+    truth = compute_gram(x.cpu().double(), geometry)
     bound = GRAM_EPS * torch.finfo(torch.float32).eps
     assert relative_error(products, truth) < bound
 

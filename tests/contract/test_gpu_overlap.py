@@ -22,7 +22,7 @@ from tests.tolerances import (
 )
 from trainact.geometry import make_geometry
 from trainact.gram.shifted import shifted_products
-from trainact.gram.tiled import tiled_products
+from trainact.gram.tiled import tiled_gram
 
 pytestmark = [
     pytest.mark.gpu,
@@ -99,7 +99,7 @@ def test_a_captured_forward_and_backward(twins) -> None:
 def test_shifts(dim: int, dtype: torch.dtype, precision: str) -> None:
     geometry = make_geometry(3, 7, 2, 3, 1, 1, "zeros", num_spatial=2)
     x = (torch.randn(16, 3, 96, 96) + 0.5).to(dtype)
-    truth = tiled_products(x.double(), geometry)
+    truth = tiled_gram(x.double(), geometry)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:

@@ -19,8 +19,10 @@ from torch import nn
 import trainact
 from tests.cases import oracle_gradient, oracle_rows
 from tests.tolerances import FLOAT32_PROMISE, GRAM_EPS, relative_error, solve_rtol
-from trainact.geometry import conv_geometry, layer_geometry
-from trainact.statistics.local import local_factor, sum_products
+from trainact.damping import Damping
+from trainact.geometry import layer_geometry
+from trainact.gram.route import compute_gram
+from trainact.statistics.local import local_factor
 
 from .table import LAYERS, gradient_like, preconditioned
 
@@ -71,9 +73,9 @@ def test_a_skipped_step_leaves_nothing_behind(bad) -> None:
 def test_statistics_are_kept_in_float32(name: str, dtype: torch.dtype) -> None:
     case = LAYERS[name]
     layer, x = case.layer(dtype), case.input(dtype)
-    geometry = None if case.kind == "linear" else conv_geometry(layer)
+    geometry = layer_geometry(layer)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        factor = local_factor(x, geometry, 0.1)
+        factor = local_factor(x, geometry, Damping(0.1))
     kinds = {tensor.dtype for tensor in factor if tensor is not None}
     assert kinds <= {torch.float32, torch.float64}
 
@@ -103,7 +105,7 @@ def test_matmul_precision_setting(
     x = torch.randn(shape)
     geometry = layer_geometry(layer)
     error = relative_error(
-        sum_products(x, geometry), sum_products(x.double(), geometry)
+        compute_gram(x, geometry), compute_gram(x.double(), geometry)
     )
     record_property("relative_error", error)
     assert error < GRAM_EPS * torch.finfo(torch.float32).eps

@@ -414,7 +414,7 @@ def test_an_exception_ends_the_deferral() -> None:
     module = make_module()
     with pytest.raises(KeyError, match="stopped"):
         make_trainer(callbacks=[Failing(deferred=True)]).fit(module, loader())
-    assert module.model[0].accumulator is None
+    assert not module.model[0].tract.is_deferred
     assert isinstance(module.model[0], trainact.TrActConv2d)
 
 

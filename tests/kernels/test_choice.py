@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 import trainact
+from trainact.damping import Damping
 from trainact.factor import factorise
+from trainact.geometry import Geometry
 from trainact.kernels import choice
 from trainact.kernels.choice import MAX_INVERSE_ENTRIES, MAX_ROWS, Win
-from trainact.statistics import local as statistics
+from trainact.statistics import operators
 
 SQUARE = torch.eye(3, dtype=torch.float64)[None]
 DEVICE = "a device"
@@ -114,13 +116,13 @@ def test_a_wish_fails_loudly_without_a_device(monkeypatch) -> None:
     with trainact.kernels.use("triton"), refused("the tensors are on 'cpu'"):
         layer(torch.randn(8, 4))
     with trainact.kernels.use("triton"), refused("the tensors are on 'cpu'"):
-        factorise(SQUARE, 0.1, torch.float32)
+        factorise(SQUARE, Damping(0.1), torch.float32)
 
 
 def test_a_wish_fails_loudly_without_triton(monkeypatch) -> None:
     monkeypatch.setattr(choice, "INSTALLED", False)
     with trainact.kernels.use("triton"), refused("Triton is not installed"):
-        statistics.sum_products(torch.randn(8, 4), None)
+        operators.gram(torch.randn(8, 4), Geometry(4))
 
 
 @pytest.mark.usefixtures("on_a_device")

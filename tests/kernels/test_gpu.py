@@ -22,9 +22,10 @@ from tests.tolerances import (
     SAFETY,
     relative_error,
 )
+from trainact.damping import Damping
 from trainact.factor import factorise
 from trainact.geometry import layer_geometry
-from trainact.gram import rows
+from trainact.gram.route import compute_gram
 
 from .conftest import needs_triton
 
@@ -81,7 +82,7 @@ def kernel_products(x, geometry, launch=None):
 def test_products(name: str, dtype: torch.dtype) -> None:
     _, geometry, x = build(name, dtype)
     result = kernel_products(x, geometry)
-    expected = rows.sum_products(x.double(), geometry)
+    expected = compute_gram(x.double(), geometry)
     bound = GRAM_EPS * torch.finfo(torch.float32).eps
     assert relative_error(result.cpu(), expected.cpu()) < bound
     assert torch.equal(result, result.mT)
@@ -95,7 +96,7 @@ def test_products_on_tensor_cores_are_as_exact(name: str) -> None:
 
     _, geometry, x = build(name)
     result = kernel_products(x, geometry, Launch(32, 32, "tf32x3"))
-    expected = rows.sum_products(x.double(), geometry)
+    expected = compute_gram(x.double(), geometry)
     bound = GRAM_EPS * torch.finfo(torch.float32).eps
     assert relative_error(result.cpu(), expected.cpu()) < bound
 
@@ -117,7 +118,9 @@ def test_inverse(size: int, dtype: torch.dtype) -> None:
     x = torch.randn(3, 1000, size, device="cuda", dtype=torch.float64) + 0.5
     products = x.mT @ x
     result = damped_inverse(products, 1000, 0.1, dtype)
-    expected = factorise(products, 0.1, torch.float64, num_rows=1000).inner.cpu()
+    expected = factorise(
+        products, Damping(0.1), torch.float64, num_rows=1000
+    ).inner.cpu()
     bound = ORACLE_RTOL if dtype == torch.float64 else SAFETY * torch.finfo(dtype).eps
     assert relative_error(result.cpu(), expected) < bound
     assert torch.equal(result, result.mT)

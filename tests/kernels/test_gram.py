@@ -76,9 +76,9 @@ STEMS = {
 }
 
 
-def truth(x: torch.Tensor, geometry: Geometry | None) -> np.ndarray:
+def truth(x: torch.Tensor, geometry: Geometry) -> np.ndarray:
     values = x.double().numpy()
-    if geometry is None:
+    if geometry.num_spatial == 0:
         rows = values.reshape(1, -1, values.shape[-1])
     else:
         rows = reference.unfold(
@@ -118,7 +118,13 @@ def test_half_precision_is_not_rounded_further(name: str, dtype: torch.dtype) ->
 @pytest.mark.parametrize("shape", [(40, 70), (3, 5, 11), (16,)])
 def test_vectors(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = torch.randn(shape).to(dtype)
-    assert relative_error(kernel.patch_products(x, None), truth(x, None)) < BOUND
+    assert (
+        relative_error(
+            kernel.patch_products(x, Geometry(x.shape[1])),
+            truth(x, Geometry(x.shape[1])),
+        )
+        < BOUND
+    )
 
 
 LAYOUTS = {
@@ -216,9 +222,15 @@ def test_long_sums_cost_no_accuracy(monkeypatch) -> None:
     # Equal terms are rounded alike, so that errors do not cancel.
     monkeypatch.setattr(kernel, "INTERPRETED_PROGRAMS", 1)
     x, launch = torch.full((16_384, 2), 1 / 3), kernel.Launch(16, 64)
-    error = relative_error(kernel.patch_products(x, None, launch), truth(x, None))
+    error = relative_error(
+        kernel.patch_products(x, Geometry(x.shape[1]), launch),
+        truth(x, Geometry(x.shape[1])),
+    )
     monkeypatch.setattr(kernel, "BLOCK_ROWS", len(x))
-    one_sum = relative_error(kernel.patch_products(x, None, launch), truth(x, None))
+    one_sum = relative_error(
+        kernel.patch_products(x, Geometry(x.shape[1]), launch),
+        truth(x, Geometry(x.shape[1])),
+    )
     assert error < BOUND
     assert one_sum > 4 * error  # what one float32 sum would have cost
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.tolerances import ORACLE_RTOL, relative_error, solve_rtol
-from trainact.damping import Relative, resolution
+from trainact.damping import Damping, resolution
 from trainact.factor import factorise
 from trainact.kernels.choice import MAX_INVERSE_ENTRIES
 
@@ -28,7 +28,7 @@ def products(size: int, num_rows: int = 300, groups: int = 1) -> Tensor:
 
 
 def library(products_GPP: Tensor, num_rows: int, lam: float, dtype=torch.float64):
-    return factorise(products_GPP, lam, dtype, num_rows=num_rows).inner
+    return factorise(products_GPP, Damping(lam), dtype, num_rows=num_rows).inner
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -56,7 +56,7 @@ def test_groups_and_dampings(lam: float, dtype: torch.dtype) -> None:
 def test_a_relative_damping(scale: float, dtype: torch.dtype) -> None:
     gram = scale**2 * products(27, groups=3)
     result = kernel.damped_inverse(gram, 300, 0.1, dtype, relative=True)
-    expected = factorise(gram, Relative(0.1), dtype, num_rows=300).inner
+    expected = factorise(gram, Damping(0.1, relative=True), dtype, num_rows=300).inner
     assert result.isfinite().all()
     unit_rows = np.ones((1, 27))  # of trace n, as at any scale
     assert relative_error(result, expected) < solve_rtol(dtype, unit_rows, 0.1)
@@ -73,7 +73,9 @@ def test_damping_is_at_least_what_can_be_resolved(scale, rank, dtype) -> None:
     result = kernel.damped_inverse(gram, 300, 1e-3, dtype)
     expected = library(gram, 300, 1e-3, dtype)
     assert result.isfinite().all()
-    kappa = 1 / resolution(dtype, torch.float64)  # at most, by the rule on the damping
+    kappa = 1 / resolution(
+        torch.finfo(dtype).eps, torch.finfo(torch.float64).eps
+    )  # at most, by the rule on the damping
     wide = max(torch.finfo(torch.float64).eps * kappa, torch.finfo(dtype).eps)
     assert relative_error(result, expected) < 4 * wide
 

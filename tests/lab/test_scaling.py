@@ -42,6 +42,7 @@ from benchmarks.scaling_volumes import (
 )
 from tests.distributed.processes import run
 from tests.drawing import examples
+from trainact.damping import Damping
 from trainact.factor import factorise
 from trainact.geometry import make_geometry
 from trainact.gram.cost import can_shift, cheapest_dim
@@ -236,7 +237,7 @@ def test_an_inverse_takes_four_matrices_beside_its_own() -> None:
     results: list[object] = []
 
     def invert() -> None:
-        results.append(factorise(gram_GPP, 0.1, torch.float32))
+        results.append(factorise(gram_GPP, Damping(0.1), torch.float32))
 
     peak = peak_bytes(invert, results.clear, torch.device("cpu"))
     stem = Stem(make_geometry(150, 1, 1, 0, 1, 1, "zeros", 2), 4, (1, 150, 20, 20))

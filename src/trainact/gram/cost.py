@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from trainact.geometry import Geometry
-from trainact.gram.lines import SUM_ROWS, make_layout
 from trainact.gram.matmul import SYMMETRIC_ENTRIES
+from trainact.gram.shifted import SUM_ROWS, make_layout
 
 # Where shifts have been measured to be cheaper.
 SHIFT_DEVICES = ("cpu",)

@@ -1,4 +1,4 @@
-"""Explicit patches of a convolution: strided windows, and the rows made from them.
+"""Explicit patches: strided windows, and the rows made from them.
 
 Legend: B batch, C input channels, G groups, N rows (B x output positions), P entries of
 a patch within one group (C / G x kernel positions).
@@ -12,16 +12,15 @@ from torch.nn import functional as F
 from trainact.geometry import Geometry
 
 
+def batched(x: Tensor, geometry: Geometry) -> Tensor:
+    """A layer's input as ``[B, C, *spatial]``, without a copy where it has strides."""
+    if x.ndim == geometry.num_spatial + 2:
+        return x
+    return x[None] if geometry.num_spatial else x.reshape(-1, x.shape[-1])
+
+
 def pad(x: Tensor, geometry: Geometry) -> Tensor:
-    """Add the layer's border to a batch.
-
-    Args:
-        x: ``[B, C, *spatial]``.
-        geometry: of the layer.
-
-    Returns:
-        ``x`` itself if there is no border, otherwise a padded copy.
-    """
+    """Add the layer's border to a batch; ``x`` itself if there is none."""
     amounts = [size for pair in reversed(geometry.padding) for size in pair]
     if not any(amounts):
         return x
@@ -30,15 +29,7 @@ def pad(x: Tensor, geometry: Geometry) -> Tensor:
 
 
 def windows(padded: Tensor, geometry: Geometry) -> Tensor:
-    """View every patch of a padded batch; nothing is copied.
-
-    Args:
-        padded: ``[B, C, *spatial]`` with its border.
-        geometry: of the layer.
-
-    Returns:
-        A view ``[B, C, *output positions, *kernel positions]``.
-    """
+    """View every patch: ``[B, C, *output positions, *kernel positions]``, no copy."""
     view = padded
     for dim, (extent, stride) in enumerate(
         zip(geometry.extent, geometry.stride, strict=True)
@@ -54,18 +45,11 @@ def windows(padded: Tensor, geometry: Geometry) -> Tensor:
 
 
 def columns_from_windows(view: Tensor, geometry: Geometry) -> Tensor:
-    """Copy windows into the columns of the unfolded batch, X transposed.
+    """Copy windows into X transposed, ``[G, P, N]``, P as ``weight.reshape(O, -1)``.
 
     The output positions run fastest, so that the copy moves whole image rows; measured
     on a CPU this took half the time of the row-major layout for a 3x3 kernel and was
     never slower.
-
-    Args:
-        view: as `windows` returns it.
-        geometry: of the layer.
-
-    Returns:
-        ``[G, P, N]``; P is in the order of ``weight.reshape(O, -1)``.
     """
     split = view.unflatten(1, (geometry.groups, -1))
     spatial = geometry.num_spatial
@@ -76,17 +60,10 @@ def columns_from_windows(view: Tensor, geometry: Geometry) -> Tensor:
 
 
 def extract_patches(x: Tensor, geometry: Geometry) -> Tensor:
-    """Unfold a whole batch: the rows of the dual form, the plain twin of `gram`.
+    """Unfold a layer's input into X, ``[G, N, P]``: the rows of the dual form.
 
     Cost: one copy of ``B x output positions x C x kernel positions`` entries, for an
-    overlapping kernel many times the batch itself.
-
-    Args:
-        x: ``[B, C, *spatial]``.
-        geometry: of the layer.
-
-    Returns:
-        ``[G, N, P]``, in the dtype of ``x``.
+    overlapping kernel many times the batch itself; none for a linear layer.
     """
-    view = windows(pad(x, geometry), geometry)
+    view = windows(pad(batched(x, geometry), geometry), geometry)
     return columns_from_windows(view, geometry).mT

@@ -8,7 +8,7 @@ from torch import nn
 
 import trainact
 from trainact.api import LayerChoice, tract_layers
-from trainact.damping import describe
+from trainact.damping import Damping
 
 
 def apply_once(
@@ -34,11 +34,11 @@ def apply_once(
     """
     there = tract_layers(model)
     for name, module in there.items():
-        if (module.lam, module.relative) != (lam, relative):
-            theirs = describe(module.lam, module.relative)
+        theirs, ours = module.tract.damping, Damping(lam, relative)
+        if theirs != ours:
             msg = (
                 f"layer {name!r} is under TrAct already, with {theirs}, and "
-                f"TrActCallback has {describe(lam, relative)}: give both the same"
+                f"TrActCallback has {ours}: give both the same"
             )
             raise ValueError(msg)
     if not there:

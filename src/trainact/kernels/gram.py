@@ -111,7 +111,7 @@ def split_rows(num_rows: int, num_blocks: int, programs: int, launch: Launch) ->
 
 
 def patch_products(
-    x: Tensor, geometry: Geometry | None, launch: Launch | None = None
+    x: Tensor, geometry: Geometry, launch: Launch | None = None
 ) -> Tensor:
     """Sum over a batch's rows of their outer products, XᵀX, in two launches.
 
@@ -120,9 +120,8 @@ def patch_products(
     zeros copy the batch first.
 
     Args:
-        x: ``[B, C, *spatial]``, or ``[..., P]`` for a linear layer; float32, float16 or
-            bfloat16, in any memory layout.
-        geometry: of the layer, or None for a linear one.
+        x: ``[B, C, *spatial]``, float32, float16 or bfloat16, in any memory layout.
+        geometry: of the layer.
         launch: block sizes, `default_launch` if None.
 
     Returns:
@@ -152,12 +151,9 @@ class _Problem:
     num_entries: int
 
 
-def _canonical(x: Tensor, geometry: Geometry | None) -> tuple[Tensor, _Problem]:
+def _canonical(x: Tensor, geometry: Geometry) -> tuple[Tensor, _Problem]:
     """A batch of volumes: vectors are the channels of a 1 x 1 x 1 volume."""
     one, none = (1, 1, 1), ((0, 0),) * 3
-    if geometry is None:
-        x = x.reshape(-1, x.shape[-1], 1, 1, 1)
-        return x, _Problem(1, one, one, one, none, one, x.shape[1])
     padding = geometry.padding
     out_size = geometry.output_size(x.shape[2:])
     if geometry.padding_mode != "zeros":

@@ -57,7 +57,7 @@ def damped_inverse(
             float(num_rows),
             max(lam, info.tiny),
             lam / size if relative else 0.0,
-            RESOLUTION=resolution(dtype, torch.float64),
+            RESOLUTION=resolution(info.eps, torch.finfo(torch.float64).eps),
             TINY=info.tiny,
             NUM_ENTRIES=size,
             BLOCK=block,

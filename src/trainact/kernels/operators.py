@@ -1,6 +1,6 @@
 """The inverse as a single operator: for compiled code, fake tensors and vmap.
 
-The products have one already, `trainact.statistics.operators.sum_products`.
+The products have one already, `trainact.statistics.operators`.
 """
 
 from __future__ import annotations

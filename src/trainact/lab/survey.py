@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from trainact.geometry import Geometry
-from trainact.gram import rows
+from trainact.gram.patches import extract_patches
+from trainact.gram.route import compute_gram
 from trainact.layers.linear_calls import LinearCalls
 from trainact.precision import full_precision
 
@@ -77,23 +78,23 @@ class Survey:
         values = torch.linalg.eigvalsh(self.products / self.num_rows)
         return values.clamp(min=0).flatten().sort().values
 
-    def add(self, x: Tensor, geometry: Geometry | None, num_images: int) -> None:
+    def add(self, x: Tensor, geometry: Geometry, num_images: int) -> None:
         """Count one batch.
 
         Args:
             x: what the layer's linear map was given.
-            geometry: of the map, or None for a linear one.
+            geometry: of the map.
             num_images: of the batch.
         """
         self.num_images += num_images
-        self.num_rows += rows.count_rows(x, geometry)
-        self.num_entries = rows.count_entries(x, geometry)
-        self.num_groups = 1 if geometry is None else geometry.groups
+        self.num_rows += geometry.num_rows(x.shape)
+        self.num_entries = geometry.num_entries
+        self.num_groups = geometry.groups
         with torch.no_grad(), full_precision(x):
             if self.num_entries > MAX_ENTRIES:
-                self.squares += float(rows.extract_rows(x, geometry).square().sum())
+                self.squares += float(extract_patches(x, geometry).square().sum())
                 return
-            products_GPP = rows.sum_products(x, geometry)
+            products_GPP = compute_gram(x, geometry)
         self.squares += float(products_GPP.diagonal(dim1=-2, dim2=-1).sum())
         old = self.products
         self.products = products_GPP if old is None else old + products_GPP
@@ -152,7 +153,7 @@ def _count(
 ) -> None:
     """The layer says itself what its linear map is given (padded, say)."""
 
-    def on_call(weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
+    def on_call(weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
         seen.add(x, geometry, num_images)
         return weight
 

@@ -24,7 +24,7 @@ class Guard:
     """A hook on the parameters of which a layer's weight is made.
 
     Args:
-        layer: under TrAct. Its ``tract_state`` says what the guard knows of it, so that
+        layer: under TrAct. Its ``tract`` says what the guard knows of it, so that
             the layer's replicas and copies take that along.
     """
 
@@ -44,7 +44,7 @@ class Guard:
                 "the layer is in eval mode, as from_pretrained leaves models: call "
                 "model.train() before you train"
             )
-        elif not (layer.tract_state["is_seen"] or Guard.is_any_compiled):
+        elif not (layer.tract.is_seen or Guard.is_any_compiled):
             why = (
                 "the layer has not been called in training mode, so that something "
                 "else uses its weight: take TrAct off it with trainact.remove"
@@ -63,8 +63,8 @@ def warn(layer: Any, message: str) -> None:
     """
     if torch.compiler.is_compiling():
         _warn_at_compilation(message)
-    elif not layer.tract_state["is_warned"]:
-        layer.tract_state["is_warned"] = True
+    elif not layer.tract.is_warned:
+        layer.tract.is_warned = True
         warnings.warn(f"trainact: {message}", stacklevel=3)
 
 
@@ -83,7 +83,7 @@ def note_call(layer: Any) -> None:
     if torch.compiler.is_compiling():
         _note_compiled_call()
     else:
-        layer.tract_state["is_seen"] = True
+        layer.tract.is_seen = True
 
 
 @constant_in_graphs
@@ -98,7 +98,6 @@ def watch(layer: Any) -> None:
     Args:
         layer: under TrAct; what is watched already, or frozen, is left alone.
     """
-    vars(layer).setdefault("tract_state", {"is_seen": False, "is_warned": False})
     for parameter in weight_parameters(layer):
         is_trained = isinstance(parameter, nn.Parameter) and parameter.requires_grad
         if is_trained and not _guards(parameter):

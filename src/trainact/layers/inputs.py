@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.fx.proxy import Proxy, TraceError
 
-from trainact.geometry import Geometry
-
 
 def refuse_proxy(x: Any) -> None:
     """Refuse to be written into a graph that would train without TrAct.
@@ -71,25 +69,3 @@ def nested_rows(x: Tensor) -> Tensor:
     if x.layout is torch.jagged and nested.lengths() is None:
         return nested.values()
     return torch.cat(nested.unbind())
-
-
-def fits(x: Tensor, weight: Tensor, geometry: Geometry | None) -> bool:
-    """Whether a layer can take an input, so that it has rows of the right length.
-
-    Args:
-        x: the input.
-        weight: of the layer.
-        geometry: of the layer, or None for a linear one.
-
-    Returns:
-        False if the layer itself is about to raise an error.
-    """
-    if geometry is None:
-        return x.ndim > 0 and x.size(-1) == weight.shape[-1]
-    return (
-        geometry.num_spatial + 1 <= x.ndim <= geometry.num_spatial + 2
-        and x.shape[-geometry.num_spatial - 1] == geometry.channels
-        and all(
-            size > 0 for size in geometry.output_size(x.shape[-geometry.num_spatial :])
-        )
-    )

@@ -28,8 +28,8 @@ _TAKE_FORM_ONLY = (
     Tensor.view_as,
 )
 
-# (effective weight, input, geometry or None for a linear map) -> weight to use
-OnCall = Callable[[Tensor, Tensor, Geometry | None], Tensor]
+# (effective weight, input, geometry) -> weight to use
+OnCall = Callable[[Tensor, Tensor, Geometry], Tensor]
 
 
 class LinearCalls(TorchFunctionMode):
@@ -99,7 +99,7 @@ class LinearCalls(TorchFunctionMode):
         weight: Tensor,
         bias: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        return self._on_call(weight, input, None)
+        return self._on_call(weight, input, Geometry(weight.shape[-1]))
 
     def _replace_conv(
         self,

@@ -8,103 +8,59 @@ marked for preconditioning, and only where a weight gradient will be computed.
 
 from __future__ import annotations
 
-from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainact.damping import Lam, check_lam, check_relative, describe, unflatten
-from trainact.geometry import Geometry, conv_geometry
-from trainact.later import precondition_later
+from trainact.damping import Damping
+from trainact.geometry import Geometry, layer_geometry
 from trainact.layers.guard import note_call, watch
-from trainact.layers.inputs import check_trainable, fits, nested_rows, refuse_proxy
-from trainact.precondition import may_be_transformed, precondition
-from trainact.sharding import is_sharded, local_input
-from trainact.span import Span
-from trainact.statistics.estimate import Estimate, check_estimate
-from trainact.statistics.estimated import Estimator
-from trainact.statistics.local import local_factor
-from trainact.statistics.ranks import Group, precondition_over_ranks
-from trainact.statistics.side_stream import can_overlap, start_beside
-from trainact.torch_internals import backward_task
-
-if TYPE_CHECKING:
-    from trainact.statistics.microbatches import Accumulator
+from trainact.layers.inputs import check_trainable, refuse_proxy
+from trainact.layers.state import Setting, State, restored, saved
+from trainact.precondition import may_be_transformed
 
 
 class TrActLayer(nn.Module):
-    r"""What all layers trained by TrAct share: the damping :math:`\lambda`.
+    """What all layers trained by TrAct share.
 
     Attributes:
-        overlap: set it to True to make statistics on a CUDA or ROCm stream of their
-            own, beside the rest of the forward pass. Without effect elsewhere, and for
-            sync, estimates and deferred statistics; see
-            `trainact.statistics.side_stream`.
+        tract: what TrAct keeps of the layer; the other attributes are its.
     """
 
-    _lam: float = 0.1
-    _relative: bool = False
-    ranks: Group | None = None
-    accumulator: Accumulator | None = None
-    estimator: Estimator | None = None
-    overlap: bool = False
-    # What `trainact.layers.guard` knows of the layer.
-    tract_state: dict[str, bool]
+    tract: State
+    lam = Setting()
+    relative = Setting()
+    sync = Setting()
+    estimate = Setting()
+    overlap = Setting()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds."""
+        state: Any = super().__getstate__()
+        is_ours = isinstance(state, dict) and "tract" in state
+        return saved(state) if is_ours else state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, whose parameters have lost their hooks."""
-        super().__setstate__(state)
+        super().__setstate__(restored(state))
         watch(self)
 
-    @property
-    def lam(self) -> float:
-        r"""Damping :math:`\lambda`; may be changed, from the next call on."""
-        return self._lam
-
-    @lam.setter
-    def lam(self, value: float) -> None:
-        self._lam = check_lam(value)
-
-    @property
-    def relative(self) -> bool:
-        """Whether ``lam`` is in units of tr A / n; may be changed likewise."""
-        return self._relative
-
-    @relative.setter
-    def relative(self, value: bool) -> None:
-        self._relative = check_relative(value)
+    def __copy__(self) -> Any:
+        """A shallow copy is the same layer: it shares the state."""
+        own = getattr(super(), "__copy__", None)
+        if own is not None:
+            return own()
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
 
     @property
-    def damping(self) -> Lam:
-        """Both, for the statistics."""
-        return unflatten(self._lam, self._relative)
-
-    @property
-    def sync(self) -> Any:
-        """Ranks that share statistics: False, True (all of them) or a process group."""
-        return False if self.ranks is None else (self.ranks.group or True)
-
-    @sync.setter
-    def sync(self, value: Any) -> None:
-        self.ranks = make_group(value)
-        if self.estimator is not None:
-            self.estimator.forget()
-
-    @property
-    def estimate(self) -> Estimate | None:
-        """How statistics are made cheaper; None for exact ones. Setting starts anew."""
-        return None if self.estimator is None else self.estimator.estimate
-
-    @estimate.setter
-    def estimate(self, value: Estimate | None) -> None:
-        if self.accumulator is not None:
-            msg = "leave trainact.deferred before you change a layer's estimate"
-            raise RuntimeError(msg)
-        checked = check_estimate(value)
-        self.estimator = checked and Estimator(checked)
+    def damping(self) -> Damping:
+        """``lam`` and ``relative`` in one."""
+        return self.tract.damping
 
     def extra_repr(self) -> str:
         """The parent's description and λ.
@@ -112,10 +68,10 @@ class TrActLayer(nn.Module):
         Returns:
             What `repr` shows between the brackets.
         """
-        sync = "" if self.ranks is None else f", sync={self.ranks!r}"
-        estimate = "" if self.estimate is None else f", estimate={self.estimate!r}"
-        lam = describe(self.lam, self.relative)
-        return f"{super().extra_repr()}, {lam}{sync}{estimate}"
+        state = self.tract
+        sync = "" if state.group is None else f", sync={state.group!r}"
+        estimate = "" if state.estimate is None else f", estimate={state.estimate!r}"
+        return f"{super().extra_repr()}, {state.damping}{sync}{estimate}"
 
     def _is_training(self) -> bool:
         """Whether gradients of this call are TrAct's: in training mode, with grad."""
@@ -139,33 +95,9 @@ class TrActLayer(nn.Module):
         check_trainable(x)
         return x.is_floating_point() and not x.is_meta
 
-    def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
+    def _preconditioned(self, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
         """The weight, with its gradient to be preconditioned for this input."""
-        ranks, span = self.ranks, Span(weight, x)
-        if x.is_nested:
-            x = nested_rows(x)
-        if is_sharded(x):
-            x, group = local_input(x, geometry)
-            ranks = ranks or (group and Group(group))
-        if self.accumulator is not None:
-            return self.accumulator.observe(weight, x, geometry, span)  # pyright: ignore[reportAttributeAccessIssue]
-        if self.estimator is not None:
-            return self.estimator.precondition(  # pyright: ignore[reportAttributeAccessIssue]
-                weight, x, geometry, self.damping, ranks, span
-            )
-        if ranks is not None and not ranks.is_alone():
-            return precondition_over_ranks(
-                weight, x, geometry, self.damping, ranks, span
-            )
-        if x.numel() == 0:
-            return weight
-        make = partial(local_factor, x, geometry, self.damping)
-        if self.overlap and can_overlap(x):
-            # A recomputed forward starts nothing: checkpointing may drop what it makes.
-            is_recomputed = backward_task() != -1
-            finish = make if is_recomputed else start_beside(x, make)
-            return precondition_later(weight, None, lambda _: finish(), span)
-        return precondition(weight, make(), span)
+        return self.tract.precondition(weight, x, geometry)
 
 
 class TrActLinear(TrActLayer, nn.Linear):
@@ -185,9 +117,9 @@ class TrActLinear(TrActLayer, nn.Linear):
             ``[..., out_features]``, as `torch.nn.Linear` computes it.
         """
         weight = self.weight
-        # An input that the layer cannot take is left to its own error message.
-        if self._trains(weight, input) and fits(input, weight, None):
-            weight = self._marked(weight, input, geometry=None)
+        if self._trains(weight, input):
+            geometry = Geometry(weight.shape[-1])
+            weight = self._preconditioned(weight, input, geometry)
         return F.linear(input, weight, self.bias)
 
 
@@ -198,9 +130,7 @@ class _TrActConv(TrActLayer):
         self, input: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
         if self._trains(weight, input):
-            geometry = conv_geometry(self)
-            if fits(input, weight, geometry):
-                weight = self._marked(weight, input, geometry)
+            weight = self._preconditioned(weight, input, layer_geometry(self))
         return super()._conv_forward(input, weight, bias)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 
 
@@ -234,8 +164,9 @@ def making_plain(plain: type[nn.Module]) -> Any:
         plain.__init__(self, *args, **kwargs)
         if made_of(type(self)) is plain:
             self.__class__ = plain
-        else:
-            watch(self)  # a class that a user has derived
+        else:  # a class that a user has derived
+            vars(self)["tract"] = State()
+            watch(self)
 
     return initialise
 
@@ -265,35 +196,4 @@ def made_of(kind: type[nn.Module]) -> type[nn.Module] | None:
     return vars(kind).get(MADE_OF)
 
 
-# What a converted layer may have in addition; by which further names it is reached.
-ADDED = tuple(TrActLayer.__annotations__)
-ADDED_NAMES = (*ADDED, *(k for k, v in vars(TrActLayer).items() if type(v) is property))
-
-
-def make_group(sync: Any) -> Group | None:
-    """Read the ``sync`` argument.
-
-    Args:
-        sync: False, True for all ranks, or a process group.
-
-    Returns:
-        None for False.
-
-    Raises:
-        ValueError: if it is something else.
-    """
-    if sync is None or sync is False:
-        return None
-    if sync is True:
-        return Group()
-    if dist.is_available() and sync is dist.GroupMember.NON_GROUP_MEMBER:
-        msg = (
-            "this process is not a member of the process group given as sync=: make "
-            "one group for each set of ranks that train together, and pass each rank "
-            "its own"
-        )
-        raise ValueError(msg)
-    if hasattr(sync, "rank") and hasattr(sync, "size"):
-        return Group(sync)
-    msg = f"sync={sync!r} is not False, True or a torch.distributed process group"
-    raise ValueError(msg)
+SETTINGS = tuple(k for k, v in vars(TrActLayer).items() if isinstance(v, Setting))

@@ -17,6 +17,7 @@ A layer of class C becomes one of three, made when they are first needed:
 
 from __future__ import annotations
 
+from inspect import getattr_static
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -25,11 +26,11 @@ from torch.nn.utils import parametrize
 
 from trainact.geometry import Geometry
 from trainact.layers.guard import is_of_weight, warn, weight_parameters
-from trainact.layers.inputs import fits, refuse_proxy
+from trainact.layers.inputs import refuse_proxy
 from trainact.layers.linear_calls import LinearCalls
 from trainact.layers.plain import (
-    ADDED_NAMES,
     MADE_OF,
+    SETTINGS,
     TRACT_CLASSES,
     TrActLayer,
     made_of,
@@ -78,15 +79,15 @@ class TrActSubclass(TrActLayer):
             return super().forward(*args, **kwargs)
         is_seen = False
 
-        def mark(weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
+        def mark(weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
             nonlocal is_seen
             refuse_proxy(x)
             if self._is_other(weight) or not self._gets_gradient(weight):
                 return weight
             is_seen = True
-            # What does not fit is refused in the layer's own words.
-            is_marked = self._trains(weight, x) and fits(x, weight, geometry)
-            return self._marked(weight, x, geometry) if is_marked else weight
+            if not self._trains(weight, x):
+                return weight
+            return self._preconditioned(weight, x, geometry)
 
         calls = LinearCalls(mark, weights)
         with calls:
@@ -97,15 +98,15 @@ class TrActSubclass(TrActLayer):
             warn(self, _HIDDEN_IN_PART.format(type(self).__name__))
         return z
 
-    def _marked(self, weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
-        if self.accumulator is not None and weight is not self.weight:
+    def _preconditioned(self, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
+        if self.tract.is_deferred and weight is not self.weight:
             msg = (
                 f"trainact.deferred preconditions weight.grad at the optimizer's step, "
                 f"but {type(self).__name__} computes with another weight, made of that "
                 "one: accumulate without trainact.deferred"
             )
             raise RuntimeError(msg)
-        return super()._marked(weight, x, geometry)
+        return super()._preconditioned(weight, x, geometry)
 
     def _trained_weights(self) -> list[Tensor]:
         """What the effective weight is made of, as far as it gets a gradient."""
@@ -247,10 +248,9 @@ def why_not_subclass(layer: nn.Module) -> str | None:
             ", whose weight nn.MultiheadAttention uses without calling the layer: "
             "TrAct could not see its input"
         )
-    taken = [name for name in ADDED_NAMES if hasattr(layer, name)]
-    if taken:
+    if hasattr(layer, "tract"):
         return (
-            f" with an attribute {taken[0]!r} of its own, a name that TrAct needs for "
+            " with an attribute 'tract' of its own, a name that TrAct needs for "
             "itself: call it something else"
         )
     others = _large_parameters(layer)
@@ -289,6 +289,7 @@ def _class_for(kind: type[nn.Module]) -> type[TrActLayer]:
     )
     parent = TRACT_CLASSES[plain] if is_as_parent else TrActSubclass
     own = {MADE_OF: kind, "__init__": making_plain(kind)}
+    own |= {k: getattr_static(kind, k) for k in SETTINGS if hasattr(kind, k)}
     return type(f"TrAct{kind.__name__}", (_Made, parent, kind), own)
 
 

@@ -29,11 +29,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainact.damping import Lam
+from trainact.damping import Damping
 from trainact.factor import Factor, factorise, factorise_rows
-from trainact.geometry import Geometry
-from trainact.gram import rows
 from trainact.gram.matmul import self_product
+from trainact.gram.patches import extract_patches
 from trainact.precision import (
     accumulation_dtype,
     full_precision,
@@ -41,7 +40,8 @@ from trainact.precision import (
 )
 from trainact.sharding import apply_to_rows, is_sharded
 from trainact.span import Span
-from trainact.statistics.local import sum_products
+from trainact.statistics.call import Call
+from trainact.statistics.operators import gram
 from trainact.statistics.ranks import (
     Group,
     gather_counts,
@@ -87,7 +87,7 @@ class _Backward:
     is_local: bool = False
 
 
-class Accumulator:
+class Microbatches:
     """What one layer has seen since its gradient was last zeroed.
 
     Args:
@@ -108,10 +108,6 @@ class Accumulator:
         self._lock = threading.RLock()
         self._backwards: dict[int, _Backward] = {}
         self._forget()
-
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        # A copy of the layer is in no with block: it gets None.
-        return type(None), ()
 
     @property
     def num_entries(self) -> int:
@@ -153,16 +149,12 @@ class Accumulator:
         self._known_grad: tuple[Tensor | None, int] | None = None
 
     @outside_graphs
-    def observe(
-        self, weight: Tensor, x: Tensor, geometry: Geometry | None, span: Span
-    ) -> Tensor:
-        """Pass the weight on; when its gradient has landed, count the input's rows.
+    def precondition(self, weight: Tensor, call: Call) -> Tensor:
+        """Pass the weight on; when its gradient has landed, count the call's rows.
 
         Args:
             weight: of the layer.
-            x: the layer's input; may be empty.
-            geometry: of the layer, or None for a linear one.
-            span: of the input's rows.
+            call: of it.
 
         Returns:
             The weight.
@@ -171,30 +163,28 @@ class Accumulator:
             RuntimeError: where the sums would be wrong.
         """
         self._refuse_what_would_be_wrong(weight)
-        num_rows = rows.count_rows(x, geometry)
-        is_few = num_rows < self.num_entries
-        take = rows.extract_rows if is_few else sum_products
-        with torch.no_grad(), full_precision(x):
-            seen = take(x.detach(), geometry)
+        take = extract_patches if call.is_few else gram
+        with torch.no_grad(), full_precision(call.x):
+            seen = take(call.x.detach(), call.geometry)
         with self._lock:
             self._drop_looks()
             self._watch(weight if weight.is_leaf else self.parameter)
         arrive = partial(
             self._arrive,
-            num_rows=num_rows,
-            span=span,
+            num_rows=call.num_rows,
+            span=call.span,
             is_local=self._stays_local(),
         )
         return _Observe.apply(weight, seen, arrive)  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
-    def precondition(self, lam: Lam) -> None:
+    def apply(self, damping: Damping) -> None:
         r"""Apply the inverse to the layer's own part of the gradient, once.
 
         Every rank must make this call, also one that has seen nothing.
 
         Args:
-            lam: :math:`\lambda`.
+            damping: :math:`\lambda`.
 
         Raises:
             RuntimeError: if what was counted is not what is in the gradient.
@@ -216,7 +206,7 @@ class Accumulator:
         if num_rows == 0 and not self.ranks:
             return
         others = self._present_others() if has_others else None
-        factor = self._factor(lam, num_rows, counts)
+        factor = self._factor(damping, num_rows, counts)
         grad = self.parameter.grad
         if grad is None:
             return
@@ -226,13 +216,13 @@ class Accumulator:
         if others is not None:
             grad.add_(others)
 
-    def leave(self, lam: Lam) -> None:
+    def leave(self, damping: Damping) -> None:
         r"""Precondition what is left when the block ends.
 
         Does not wait for ranks that may have nothing left.
 
         Args:
-            lam: :math:`\lambda`.
+            damping: :math:`\lambda`.
 
         Raises:
             RuntimeError: if what was counted is not what is in the gradient.
@@ -242,7 +232,7 @@ class Accumulator:
         if self.parameter.grad is None or self._is_applied:
             return
         if not self._is_local:
-            self.precondition(lam)
+            self.apply(damping)
             return
         msg = (
             "a trainact.deferred block was left in the middle of an accumulation whose "
@@ -392,18 +382,20 @@ class Accumulator:
             raise RuntimeError(_INSEPARABLE)
         return others * scale.to(others.dtype)
 
-    def _factor(self, lam: Lam, num_rows: int, counts: list[list[int]]) -> Factor:
+    def _factor(
+        self, damping: Damping, num_rows: int, counts: list[list[int]]
+    ) -> Factor:
         """Factorise the rows of all ranks."""
         if num_rows >= self.num_entries:
-            return self._factor_of_sums(lam)
+            return self._factor_of_sums(damping)
         dtype = statistics_dtype(self.parameter)
         rows_GNP = torch.cat([self._zeros(0), *self._rows], dim=1).to(dtype)
         for group, count in zip(self.ranks, counts, strict=True):
             rows_GNP = gather_rows(rows_GNP, count, group)
-        factor = factorise_rows(rows_GNP, lam)
+        factor = factorise_rows(rows_GNP, damping)
         return factor.in_span() if self._in_span else factor
 
-    def _factor_of_sums(self, lam: Lam) -> Factor:
+    def _factor_of_sums(self, damping: Damping) -> Factor:
         self._multiply_rows()
         products_GPP = self._products
         if products_GPP is None:
@@ -412,7 +404,7 @@ class Accumulator:
         for group in self.ranks:
             dist.all_reduce(buffer, group=group.group)
         gram_GPP = split_sums(buffer, products_GPP.shape)
-        return factorise(gram_GPP, lam, statistics_dtype(self.parameter))
+        return factorise(gram_GPP, damping, statistics_dtype(self.parameter))
 
     def _multiply_rows(self) -> None:
         """From rows to products: there will not be fewer rows again."""

@@ -1,4 +1,4 @@
-"""The statistics as single operators, for compiled code.
+"""XᵀX and the dual form as single operators, for compiled code.
 
 Cut into tiles, they are Python loops over the batch: compiled, the loops would be
 unrolled and their length would tie the graph to one batch size. As operators they are
@@ -13,52 +13,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainact.damping import Lam, flatten, unflatten
+from trainact.damping import Damping
 from trainact.factor import Factor, factorise_rows
 from trainact.geometry import Geometry
-from trainact.gram import rows
+from trainact.gram.patches import extract_patches
+from trainact.gram.route import compute_gram
+from trainact.kernels.choice import may_take
 from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
 
 
-def sum_products(x: Tensor, geometry: Geometry | None) -> Tensor:
-    """`trainact.gram.rows.sum_products` as one operator.
+def gram(x: Tensor, geometry: Geometry) -> Tensor:
+    """`trainact.gram.route.compute_gram`, as one operator where it must be.
 
-    Args:
-        x: the layer's input.
-        geometry: of the layer, or None for a linear one.
-
-    Returns:
-        b times A, ``[G, P, P]``.
+    That is in compiled code, and where a kernel may take over: it cannot read fake and
+    batched tensors, the operator can.
     """
-    return _sum_products(x, *_flatten(geometry))
+    if torch.compiler.is_compiling() or may_take("products"):
+        return _sum_products(x, *_flatten(geometry))
+    return compute_gram(x, geometry)
 
 
-def dual_factor(x: Tensor, geometry: Geometry | None, lam: Lam) -> Factor:
-    r"""The dual form as one operator.
-
-    Args:
-        x: the layer's input.
-        geometry: of the layer, or None for a linear one.
-        lam: :math:`\lambda`.
-
-    Returns:
-        The factor.
-    """
-    return Factor(*_dual_factor(x, *_flatten(geometry), *flatten(lam)))
+def dual_factor(x: Tensor, geometry: Geometry, damping: Damping) -> Factor:
+    """`trainact.factor.factorise_rows` of a layer's input as one operator."""
+    settings = (*_flatten(geometry), damping.lam, damping.relative)
+    return Factor(*_dual_factor(x, *settings))
 
 
 @torch.library.custom_op("trainact::sum_products", mutates_args=())
 def _sum_products(x: Tensor, numbers: Sequence[int], padding_mode: str) -> Tensor:
     with full_precision(x):
-        return rows.sum_products(x, _unflatten(numbers, padding_mode))
+        return compute_gram(x, _unflatten(numbers, padding_mode))
 
 
 @_sum_products.register_fake
 def _(x: Tensor, numbers: Sequence[int], padding_mode: str) -> Tensor:
     geometry = _unflatten(numbers, padding_mode)
-    groups = geometry.groups if geometry else 1
-    size = rows.count_entries(x, geometry)
-    return x.new_empty(groups, size, size, dtype=accumulation_dtype(x))
+    size = geometry.num_entries
+    return x.new_empty(geometry.groups, size, size, dtype=accumulation_dtype(x))
 
 
 @torch.library.custom_op("trainact::dual_factor", mutates_args=())
@@ -70,8 +61,8 @@ def _dual_factor(
     relative: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with full_precision(x):
-        rows_GNP = rows.extract_rows(x, _unflatten(numbers, padding_mode))
-        factor: Any = factorise_rows(rows_GNP, unflatten(lam, relative))
+        rows_GNP = extract_patches(x, _unflatten(numbers, padding_mode))
+        factor: Any = factorise_rows(rows_GNP, Damping(lam, relative))
     # An operator's results have a fixed layout; LAPACK's is column by column.
     inner, basis, outer = (tensor.contiguous() for tensor in factor)
     return inner, basis, outer
@@ -87,9 +78,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     del lam, relative
     geometry = _unflatten(numbers, padding_mode)
-    groups = geometry.groups if geometry else 1
-    num_rows = rows.count_rows(x, geometry)
-    size = rows.count_entries(x, geometry)
+    groups, size = geometry.groups, geometry.num_entries
+    num_rows = geometry.num_rows(x.shape)
     dtype, wide = statistics_dtype(x), accumulation_dtype(x)
     return (
         x.new_empty(groups, num_rows, num_rows, dtype=wide),
@@ -115,10 +105,8 @@ def _(
     return tuple(map(torch.stack, zip(*factors, strict=True))), (0, 0, 0)
 
 
-def _flatten(geometry: Geometry | None) -> tuple[list[int], str]:
+def _flatten(geometry: Geometry) -> tuple[list[int], str]:
     """Operators take lists of integers, not objects."""
-    if geometry is None:
-        return [], "zeros"
     borders = [size for pair in geometry.padding for size in pair]
     numbers = [
         geometry.channels,
@@ -131,9 +119,7 @@ def _flatten(geometry: Geometry | None) -> tuple[list[int], str]:
     return numbers, geometry.padding_mode
 
 
-def _unflatten(numbers: Sequence[int], padding_mode: str) -> Geometry | None:
-    if not numbers:
-        return None
+def _unflatten(numbers: Sequence[int], padding_mode: str) -> Geometry:
     channels, groups, *rest = numbers
     spatial = len(rest) // 5
     kernel, stride, dilation, before_after = (

@@ -22,20 +22,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainact.damping import Lam
+from trainact.damping import Damping
 from trainact.factor import Factor, factorise, factorise_rows
 from trainact.geometry import Geometry
-from trainact.gram import rows
 from trainact.gram.matmul import self_product
-from trainact.later import MakeFactor, precondition_later
-from trainact.precision import (
-    accumulation_dtype,
-    full_precision,
-    statistics_dtype,
-)
-from trainact.precondition import precondition as precondition_with
+from trainact.gram.patches import extract_patches
+from trainact.precision import accumulation_dtype, full_precision, statistics_dtype
+from trainact.precondition import MakeFactor, precondition, precondition_later
 from trainact.span import Span
-from trainact.statistics.local import sum_products
+from trainact.statistics.call import Call
+from trainact.statistics.local import Local
+from trainact.statistics.operators import gram
 from trainact.torch_internals import in_ddp_join, in_transform, outside_graphs
 
 # Up to this many entries A is summed whatever the number of rows; all ranks must choose
@@ -70,45 +67,65 @@ class Group:
         return dist.get_world_size(self.group) == 1
 
 
-def precondition_over_ranks(
-    weight: Tensor,
-    x: Tensor,
-    geometry: Geometry | None,
-    lam: Lam,
-    group: Group,
-    span: Span,
-) -> Tensor:
-    r"""Pass the weight on; its gradient will be preconditioned with all ranks' rows.
-
-    Every rank must differentiate this call, also one that has no rows.
+def make_group(sync: Any) -> Group | None:
+    """Read the ``sync`` argument.
 
     Args:
-        weight: of the layer.
-        x: this rank's input; may be empty.
-        geometry: of the layer, or None for a linear one.
-        lam: :math:`\lambda`.
-        group: to sum over.
-        span: of this rank's rows.
+        sync: False, True for all ranks, or a process group.
 
     Returns:
-        The weight.
+        None for False.
 
     Raises:
-        RuntimeError: inside a `torch.func` transform or DDP's ``join``, where ranks
-            would wait for each other forever.
+        ValueError: if it is something else.
     """
-    is_wide = rows.count_entries(x, geometry) > MAX_SUMMED_ENTRIES
-    make = partial(
-        _factor_of_rows if is_wide else _factor_of_sums,
-        geometry=geometry,
-        lam=lam,
-        group=group,
-    )
-    if torch.compiler.is_compiling() and not is_wide:
-        with torch.no_grad(), full_precision(x):
-            factor = make(x)
-        return precondition_with(weight, factor, span)
-    return _in_backward(weight, x, make, span)
+    if sync is None or sync is False:
+        return None
+    if sync is True:
+        return Group()
+    if dist.is_available() and sync is dist.GroupMember.NON_GROUP_MEMBER:
+        msg = (
+            "this process is not a member of the process group given as sync=: make "
+            "one group for each set of ranks that train together, and pass each rank "
+            "its own"
+        )
+        raise ValueError(msg)
+    if hasattr(sync, "rank") and hasattr(sync, "size"):
+        return Group(sync)
+    msg = f"sync={sync!r} is not False, True or a torch.distributed process group"
+    raise ValueError(msg)
+
+
+class OverRanks(Local):
+    """Statistics of the rows of all ranks of a group.
+
+    Every rank must differentiate every call, also one that has no rows. Inside a
+    `torch.func` transform or DDP's ``join``, where ranks would wait for each other
+    forever, a call raises a RuntimeError.
+
+    Args:
+        group: to sum over.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def precondition(self, weight: Tensor, call: Call) -> Tensor:
+        """Pass the weight on; see `trainact.statistics.call.Statistics`."""
+        if self.group.is_alone():
+            return super().precondition(weight, call)
+        x, geometry, damping, span, _ = call
+        is_wide = geometry.num_entries > MAX_SUMMED_ENTRIES
+        make = partial(
+            _factor_of_rows if is_wide else _factor_of_sums,
+            geometry=geometry,
+            damping=damping,
+            group=self.group,
+        )
+        if torch.compiler.is_compiling() and not is_wide:
+            with torch.no_grad(), full_precision(x):
+                return precondition(weight, make(x), span)
+        return _in_backward(weight, x, make, span)
 
 
 @outside_graphs  # which form is right depends on the other ranks' rows
@@ -145,28 +162,29 @@ def split_sums(buffer: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _factor_of_sums(
-    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group
+    x: Tensor, geometry: Geometry, damping: Damping, group: Group
 ) -> Factor:
-    num_rows, dtype, span_GNP = rows.count_rows(x, geometry), statistics_dtype(x), None
-    if 0 < num_rows < rows.count_entries(x, geometry):
-        span_GNP = rows.extract_rows(x.to(accumulation_dtype(x)), geometry)
+    num_rows, dtype, span_GNP = geometry.num_rows(x.shape), statistics_dtype(x), None
+    if 0 < num_rows < geometry.num_entries:
+        span_GNP = extract_patches(x.to(accumulation_dtype(x)), geometry)
         products_GPP = self_product(span_GNP.mT)
     else:
-        products_GPP = sum_products(x, geometry)
+        products_GPP = gram(x, geometry)
     buffer = join_sums(products_GPP, num_rows)
     dist.all_reduce(buffer, group=group.group)
-    return factorise(split_sums(buffer, products_GPP.shape), lam, dtype, span_GNP)
+    gram_GPP = split_sums(buffer, products_GPP.shape)
+    return factorise(gram_GPP, damping, dtype, span_GNP)
 
 
 def _factor_of_rows(
-    x: Tensor, geometry: Geometry | None, lam: Lam, group: Group
+    x: Tensor, geometry: Geometry, damping: Damping, group: Group
 ) -> Factor:
-    gathered = gather_counts([rows.count_rows(x, geometry)], group, x.device)
-    counts = [count for (count,) in gathered]
-    if sum(counts) >= rows.count_entries(x, geometry):
-        return _factor_of_sums(x, geometry, lam, group)
-    rows_GNP = gather_rows(rows.extract_rows(x, geometry), counts, group)
-    return factorise_rows(rows_GNP, lam)
+    num_rows = geometry.num_rows(x.shape)
+    counts = [count for (count,) in gather_counts([num_rows], group, x.device)]
+    if sum(counts) >= geometry.num_entries:
+        return _factor_of_sums(x, geometry, damping, group)
+    rows_GNP = gather_rows(extract_patches(x, geometry), counts, group)
+    return factorise_rows(rows_GNP, damping)
 
 
 def gather_counts(

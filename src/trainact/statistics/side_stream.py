@@ -15,14 +15,32 @@ over several ranks (whose all-reduce runs beside the forward pass in any case), 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainact.factor import Factor
-from trainact.precondition import may_be_transformed
+from trainact.precondition import may_be_transformed, precondition_later
+from trainact.statistics.call import Call
+from trainact.statistics.local import Local, local_factor
+from trainact.torch_internals import backward_task
+
+
+class SideStream(Local):
+    """Statistics of this call's rows, on a stream of their own where possible."""
+
+    def precondition(self, weight: Tensor, call: Call) -> Tensor:
+        """Pass the weight on; see `trainact.statistics.call.Statistics`."""
+        x, geometry, damping, span, _ = call
+        if x.numel() == 0 or not can_overlap(x):
+            return super().precondition(weight, call)
+        make = partial(local_factor, x, geometry, damping)
+        # A recomputed forward starts nothing: checkpointing may drop what it makes.
+        is_recomputed = backward_task() != -1
+        finish = make if is_recomputed else start_beside(x, make)
+        return precondition_later(weight, None, lambda _: finish(), span)
 
 
 def can_overlap(x: Tensor) -> bool:

@@ -14,7 +14,7 @@ from torch.func import functional_call
 import trainact
 from trainact import kernels
 from trainact.geometry import layer_geometry
-from trainact.gram.rows import extract_rows
+from trainact.gram.patches import extract_patches
 from trainact.lab.bench.options import ARM_NAMES
 from trainact.lab.errors import LabError, did_you_mean
 from trainact.precision import full_precision
@@ -75,7 +75,7 @@ class Unfolded(nn.Module):
             Its output.
         """
         with torch.no_grad():
-            rows_GNP = extract_rows(x, layer_geometry(self.layer)).float()
+            rows_GNP = extract_patches(x, layer_geometry(self.layer)).float()
         weight = _TimesInverse.apply(self.layer.weight, rows_GNP, self.lam)
         return functional_call(self.layer, {"weight": weight}, (x,))
 

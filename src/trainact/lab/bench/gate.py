@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trainact.diagnostics import gradient_rows
-from trainact.gram.rows import extract_rows
+from trainact.gram.patches import extract_patches
 from trainact.lab.bench.arms import BASELINE, MUST_WORK
 from trainact.lab.bench.modes import Mode
 from trainact.lab.bench.workload import LayerInput
@@ -82,7 +82,7 @@ def find_truth(given: LayerInput, lam: float) -> Truth:
     for x, grad_z in zip(
         given.mapped.split(samples), given.grad_z.split(samples), strict=True
     ):
-        rows_GNP = extract_rows(x.double(), given.geometry)
+        rows_GNP = extract_patches(x.double(), given.geometry)
         grad_GNO = gradient_rows(grad_z.double(), given.geometry)
         products_GPP += rows_GNP.mT @ rows_GNP
         grad_GOP += grad_GNO.mT @ rows_GNP

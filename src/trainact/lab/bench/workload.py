@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainact.geometry import Geometry
-from trainact.gram import rows
 from trainact.lab.bench.arms import ARMS
 from trainact.lab.bench.cases import Case
 from trainact.lab.bench.modes import Mode
@@ -70,20 +69,20 @@ class LayerInput:
     x: Tensor
     grad_z: Tensor
     mapped: Tensor
-    geometry: Geometry | None
+    geometry: Geometry
     weight: Tensor
 
     @property
     def num_rows(self) -> int:
         """Rows of the unfolded batch, the paper's b."""
-        return rows.count_rows(self.mapped, self.geometry)
+        return self.geometry.num_rows(self.mapped.shape)
 
     @property
     def matrix_shape(self) -> tuple[int, int, int]:
         """The weight as (groups, outputs of a group, entries)."""
-        groups = 1 if self.geometry is None else self.geometry.groups
-        entries = rows.count_entries(self.mapped, self.geometry)
-        return groups, self.weight.shape[0] // groups, entries
+        groups = self.geometry.groups
+        outputs = self.weight.shape[0] // groups
+        return groups, outputs, self.geometry.num_entries
 
 
 class Workload:
@@ -210,9 +209,9 @@ def capture(vanilla: Workload, images: Tensor, seed: int) -> LayerInput:
         handle.remove()
     if not seen:
         raise LabError("the forward pass does not call the first layer: see --layer")
-    maps: list[tuple[Tensor, Tensor, Geometry | None]] = []
+    maps: list[tuple[Tensor, Tensor, Geometry]] = []
 
-    def note(weight: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
+    def note(weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
         maps.append((weight, x, geometry))
         return weight
 

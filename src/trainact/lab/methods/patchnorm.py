@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainact.geometry import Geometry, layer_geometry
-from trainact.gram.rows import extract_rows
+from trainact.gram.patches import extract_patches
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.first_layer import (
     change_class,
@@ -50,7 +50,7 @@ class PatchNormLayer(nn.Module):
         """
         layer: Any = self
         geometry = layer_geometry(self)
-        rows_GNP = self.normalise(extract_rows(input, geometry))
+        rows_GNP = self.normalise(extract_patches(input, geometry))
         z_NO = _apply_per_group(rows_GNP, layer.weight, layer.bias)
         return _as_output(self.finish(z_NO), input, geometry)
 
@@ -116,13 +116,10 @@ def _apply_per_group(rows_GNP: Tensor, weight: Tensor, bias: Tensor | None) -> T
     return z_NO if bias is None else z_NO + bias.to(z_NO.dtype)
 
 
-def _as_output(z_NO: Tensor, x: Tensor, geometry: Geometry | None) -> Tensor:
-    outputs = z_NO.shape[1]
-    if geometry is None:
-        return z_NO.reshape(*x.shape[:-1], outputs)
-    channel_dim = -geometry.num_spatial - 1
+def _as_output(z_NO: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
+    channel_dim = x.ndim - geometry.num_spatial - 1
     positions = geometry.output_size(x.shape[channel_dim + 1 :])
-    z = z_NO.reshape(*x.shape[:channel_dim], *positions, outputs)
+    z = z_NO.reshape(*x.shape[:channel_dim], *positions, z_NO.shape[1])
     z = z.movedim(-1, channel_dim)
     return z.contiguous() if x.is_contiguous() else z
 

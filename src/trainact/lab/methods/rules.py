@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from trainact.diagnostics import gradient_rows
 from trainact.geometry import Geometry, layer_geometry
-from trainact.gram import rows
+from trainact.gram.patches import extract_patches
 from trainact.lab.methods.base import MethodSettings
 from trainact.lab.methods.first_layer import change_class
 from trainact.lab.methods.tract import lam_of
@@ -62,7 +62,7 @@ class _Call:
     rule: Rule
     lam: float
     x: Tensor
-    geometry: Geometry | None
+    geometry: Geometry
     grad_z: Any = None  # the output's gradient comes before the weight's
 
     def note(self, grad_z: Tensor) -> None:
@@ -73,7 +73,7 @@ class _Call:
     ) -> tuple[Tensor, Tensor | None]:
         """Apply the rule to the gradients of weight and bias."""
         with full_precision(weight):
-            rows_GNP = rows.extract_rows(self.x, self.geometry).double()
+            rows_GNP = extract_patches(self.x, self.geometry).double()
             grad_GNO = gradient_rows(self.grad_z, self.geometry).double()
             groups, _, entries = rows_GNP.shape
             flat = weight.new_zeros(len(weight)) if bias is None else bias

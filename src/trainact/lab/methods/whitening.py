@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from trainact.factor import Factor
 from trainact.functional import factor_from_gram, precondition
 from trainact.geometry import layer_geometry
-from trainact.gram.rows import count_rows
+from trainact.gram.route import compute_gram
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.first_layer import (
     change_class,
@@ -38,7 +38,6 @@ from trainact.lab.methods.rules import refuse_ranks
 from trainact.lab.methods.tract import lam_of
 from trainact.lab.survey import MAX_ENTRIES, survey
 from trainact.precision import full_precision
-from trainact.statistics.local import sum_products
 
 # Page's and hlb-CIFAR10's, for standardised images; airbench's is 5e-4.
 EPS = 1e-2
@@ -78,7 +77,7 @@ class WhitenedLayer(nn.Module):
         """Of the second moment of whitened rows, V A Vᵀ."""
         geometry = layer_geometry(self)
         with full_precision(x):
-            moment_GPP = sum_products(x, geometry) / count_rows(x, geometry)
+            moment_GPP = compute_gram(x, geometry) / geometry.num_rows(x.shape)
             whitening = self.whitening.to(moment_GPP.dtype)
             whitened_GPP = whitening @ moment_GPP @ whitening.mT
         return factor_from_gram(whitened_GPP, lam)
