@@ -15,7 +15,7 @@ _FORMER = {
         "_Sums": "trainact.statistics.estimated._Sums",
     },
     "trainact.subclasses": {"_new": "trainact.layers.subclasses._new"},
-    "trainact.sync": {"Group": "trainact.statistics.ranks.Group"},
+    "trainact.sync": {"Group": "trainact.statistics.group.Group"},
 }
 
 

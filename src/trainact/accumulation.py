@@ -22,8 +22,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trainact.api import tract_layers
 from trainact.layers.plain import TrActLayer
+from trainact.statistics.group import Group
 from trainact.statistics.microbatches import Microbatches
-from trainact.statistics.ranks import Group
 
 
 class deferred:  # noqa: N801

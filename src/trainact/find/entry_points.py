@@ -1,9 +1,9 @@
 """Which modules does the raw input of a model reach first?
 
-Three ways to tell, the first one that is certain counts: what the model is made of
-(`structure`), an input made up from what the model says that it takes (`examples`) and
-followed on shapes alone (`follow`), or the user's own example input, followed the same
-way.
+Three ways to tell, of which the first one that is certain counts: what the model is
+made of (`by_structure`); an input made from what the model says that it takes
+(`example_inputs`), followed on shapes alone (`by_tracing`); or the user's own example
+input, followed the same way.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MOST_EXAMPLES = 100
 
 
 @dataclass(frozen=True)
-class Arrival:
+class EntryPoint:
     """A module whose parameters the raw input meets first.
 
     Attributes:
@@ -49,7 +49,9 @@ class Arrival:
     obstacle: str | None = None
 
 
-def find_arrivals(model: nn.Module, example_input: Any) -> tuple[list[Arrival], str]:
+def find_entry_points(
+    model: nn.Module, example_input: Any
+) -> tuple[list[EntryPoint], str]:
     """Find the modules whose parameters the raw input meets first, of whatever type.
 
     Args:
@@ -68,9 +70,9 @@ def find_arrivals(model: nn.Module, example_input: Any) -> tuple[list[Arrival], 
         doubt = f"{structure.doubt}; name it with layer='...', or pass example_input=."
     else:
         name = "" if structure is None else structure.first
-        return [Arrival(name, model.get_submodule(name))], ""
-    arrivals = [a for meeting in meetings for a in _at(model, meeting)]
-    return list({a.name: a for a in reversed(arrivals)}.values())[::-1], doubt
+        return [EntryPoint(name, model.get_submodule(name))], ""
+    entries = [a for meeting in meetings for a in _at(model, meeting)]
+    return list({a.name: a for a in reversed(entries)}.values())[::-1], doubt
 
 
 def _follow_made_up(model: nn.Module, structure: Structure) -> list[Meeting]:
@@ -130,9 +132,9 @@ def _owners(parameters: Iterable[str]) -> dict[str, str]:
     return owners
 
 
-def _at(model: nn.Module, meeting: Meeting) -> list[Arrival]:
+def _at(model: nn.Module, meeting: Meeting) -> list[EntryPoint]:
     """The modules that own the parameters of a meeting."""
-    arrivals: list[Arrival] = []
+    entries: list[EntryPoint] = []
     for owner, parameter in _owners(meeting.parameters).items():
         obstacle = None
         if meeting.operator not in LINEAR_MAPS:
@@ -148,5 +150,5 @@ def _at(model: nn.Module, meeting: Meeting) -> list[Arrival]:
                 f"{parameter!r} is used by {caller!r}, not in its own layer's forward, "
                 "where TrAct would see it"
             )
-        arrivals.append(Arrival(owner, model.get_submodule(owner), obstacle))
-    return arrivals
+        entries.append(EntryPoint(owner, model.get_submodule(owner), obstacle))
+    return entries

@@ -1,6 +1,6 @@
 """Which layers of this model are its first layers, and can TrAct train them?
 
-Where no clear answer can be given (see `arrivals`), the error lists the candidates.
+Where no clear answer can be given (see `entry_points`), the error lists the candidates.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from trainact.find.entry_points import Arrival, find_arrivals
+from trainact.find.entry_points import EntryPoint, find_entry_points
 from trainact.layers.plain import TRACT_CLASSES, TrActLayer
 from trainact.layers.subclasses import why_not_subclass, why_not_weight
 
@@ -75,15 +75,15 @@ def first_layers(model: nn.Module, example_input: Any = None) -> dict[str, nn.Mo
         >>> trainact.first_layers(model)
         {'1': Linear(in_features=64, out_features=10, bias=True)}
     """
-    arrivals = _arrivals(model, example_input)
-    refusals = {a.name: why for a in arrivals if (why := _refusal(a))}
+    entries = _entry_points(model, example_input)
+    refusals = {a.name: why for a in entries if (why := _refusal(a))}
     if refusals:
-        others = [a.name for a in arrivals if a.name not in refusals]
+        others = [a.name for a in entries if a.name not in refusals]
         msg = f"{'; '.join(refusals.values())}. "
         if others:
             msg += f"To train only what TrAct can train here, pass layer={others}. "
         raise ValueError(msg + candidates(model))
-    return {a.name: a.module for a in arrivals}
+    return {a.name: a.module for a in entries}
 
 
 def find_first_layers(
@@ -101,28 +101,28 @@ def find_first_layers(
     Raises:
         ValueError: if it cannot be told.
     """
-    return {a.name: a.module for a in _arrivals(model, example_input)}
+    return {a.name: a.module for a in _entry_points(model, example_input)}
 
 
-def _arrivals(model: nn.Module, example_input: Any) -> list[Arrival]:
+def _entry_points(model: nn.Module, example_input: Any) -> list[EntryPoint]:
     if next(model.parameters(), None) is None:
         raise ValueError(_without_parameters(model))
-    arrivals, doubt = find_arrivals(model, example_input)
-    if not arrivals:
+    entries, doubt = find_entry_points(model, example_input)
+    if not entries:
         msg = f"cannot tell the first layer: {doubt} {candidates(model)}"
         raise ValueError(msg)
-    return arrivals
+    return entries
 
 
-def _refusal(arrival: Arrival) -> str | None:
+def _refusal(entry: EntryPoint) -> str | None:
     """Why TrAct cannot train it."""
     try:
-        check_supported(arrival.name, arrival.module)
+        check_supported(entry.name, entry.module)
     except ValueError as error:
-        reason = _reason(arrival.module) or arrival.obstacle
+        reason = _reason(entry.module) or entry.obstacle
         return f"{error} ({reason})" if reason else str(error)
-    if arrival.obstacle:
-        return f"layer {arrival.name!r}: {arrival.obstacle}"
+    if entry.obstacle:
+        return f"layer {entry.name!r}: {entry.obstacle}"
     return None
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainact.damping import check_damping, check_lam, check_relative
 from trainact.geometry import Geometry
-from trainact.layers.inputs import nested_rows
 from trainact.sharding import is_sharded, local_input
 from trainact.span import Span
 from trainact.statistics.call import Call, Statistics
 from trainact.statistics.estimated import Estimate, Estimated, check_estimate
+from trainact.statistics.group import Group, make_group
 from trainact.statistics.local import Local
 from trainact.statistics.microbatches import Microbatches
-from trainact.statistics.ranks import Group, OverRanks, make_group
+from trainact.statistics.ranks import OverRanks
 from trainact.statistics.side_stream import SideStream
 
 
@@ -139,6 +140,21 @@ class State:
         if self.group is not None:
             return OverRanks(self.group)
         return SideStream() if self._overlap else Local()
+
+
+def nested_rows(x: Tensor) -> Tensor:
+    """The rows of all sequences of a nested tensor, one after the other.
+
+    Args:
+        x: with sequences of different lengths.
+
+    Returns:
+        ``[N, ..., P]``, without gaps and padding.
+    """
+    nested: Any = x
+    if x.layout is torch.jagged and nested.lengths() is None:
+        return nested.values()
+    return torch.cat(nested.unbind())
 
 
 def saved(attributes: dict[str, Any]) -> dict[str, Any]:

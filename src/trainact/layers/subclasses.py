@@ -26,7 +26,6 @@ from torch.nn.utils import parametrize
 
 from trainact.geometry import Geometry
 from trainact.layers.guard import is_of_weight, warn, weight_parameters
-from trainact.layers.inputs import refuse_proxy
 from trainact.layers.linear_calls import LinearCalls
 from trainact.layers.plain import (
     MADE_OF,
@@ -35,6 +34,7 @@ from trainact.layers.plain import (
     TrActLayer,
     made_of,
     making_plain,
+    refuse_proxy,
 )
 from trainact.precondition import may_be_transformed
 

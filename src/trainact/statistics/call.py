@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from trainact.damping import Damping
 from trainact.geometry import Geometry
 from trainact.span import Span
-
-if TYPE_CHECKING:
-    from trainact.statistics.ranks import Group
+from trainact.statistics.group import Group
 
 
 class Call(NamedTuple):

@@ -38,13 +38,13 @@ from trainact.gram.patches import extract_patches
 from trainact.precision import statistics_dtype
 from trainact.precondition import precondition_later
 from trainact.statistics.call import Call
-from trainact.statistics.operators import gram
-from trainact.statistics.ranks import (
+from trainact.statistics.group import (
     Group,
     join_sums,
     refuse_what_cannot_work,
     split_sums,
 )
+from trainact.statistics.operators import gram
 from trainact.torch_internals import in_transform, outside_graphs
 
 # Replicas of `torch.nn.DataParallel` share the statistics and run in threads.

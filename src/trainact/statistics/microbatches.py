@@ -41,14 +41,14 @@ from trainact.precision import (
 from trainact.sharding import apply_to_rows, is_sharded
 from trainact.span import Span
 from trainact.statistics.call import Call
-from trainact.statistics.operators import gram
-from trainact.statistics.ranks import (
+from trainact.statistics.group import (
     Group,
     gather_counts,
     gather_rows,
     join_sums,
     split_sums,
 )
+from trainact.statistics.operators import gram
 from trainact.torch_internals import (
     backward_task,
     ddp_averages,

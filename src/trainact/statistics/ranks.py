@@ -16,7 +16,6 @@ fewer rows than entries (the dual form), the rows are gathered instead of summed
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,69 +30,21 @@ from trainact.precision import accumulation_dtype, full_precision, statistics_dt
 from trainact.precondition import MakeFactor, precondition, precondition_later
 from trainact.span import Span
 from trainact.statistics.call import Call
+from trainact.statistics.group import (
+    Group,
+    gather_counts,
+    gather_rows,
+    join_sums,
+    refuse_what_cannot_work,
+    split_sums,
+)
 from trainact.statistics.local import Local
 from trainact.statistics.operators import gram
-from trainact.torch_internals import in_ddp_join, in_transform, outside_graphs
+from trainact.torch_internals import outside_graphs
 
 # Up to this many entries A is summed whatever the number of rows; all ranks must choose
 # alike, and the entries are the same on all of them.
 MAX_SUMMED_ENTRIES = 1024
-
-
-class Group:
-    """A process group that can stay on a layer that is copied or saved.
-
-    Args:
-        group: of `torch.distributed`, or None for the default one.
-    """
-
-    def __init__(self, group: Any = None) -> None:
-        self.group = group
-
-    def __deepcopy__(self, memo: Any) -> Group:
-        return self
-
-    def __reduce__(self) -> tuple[type[Group], tuple[()]]:
-        # Processes end with the program: what is loaded again has the default group.
-        return Group, ()
-
-    def __repr__(self) -> str:
-        return "True" if self.group is None else "<process group>"
-
-    def is_alone(self) -> bool:
-        """Whether there is nobody to exchange statistics with."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return True
-        return dist.get_world_size(self.group) == 1
-
-
-def make_group(sync: Any) -> Group | None:
-    """Read the ``sync`` argument.
-
-    Args:
-        sync: False, True for all ranks, or a process group.
-
-    Returns:
-        None for False.
-
-    Raises:
-        ValueError: if it is something else.
-    """
-    if sync is None or sync is False:
-        return None
-    if sync is True:
-        return Group()
-    if dist.is_available() and sync is dist.GroupMember.NON_GROUP_MEMBER:
-        msg = (
-            "this process is not a member of the process group given as sync=: make "
-            "one group for each set of ranks that train together, and pass each rank "
-            "its own"
-        )
-        raise ValueError(msg)
-    if hasattr(sync, "rank") and hasattr(sync, "size"):
-        return Group(sync)
-    msg = f"sync={sync!r} is not False, True or a torch.distributed process group"
-    raise ValueError(msg)
 
 
 class OverRanks(Local):
@@ -134,33 +85,6 @@ def _in_backward(weight: Tensor, x: Tensor, make: MakeFactor, span: Span) -> Ten
     return precondition_later(weight, x, make, span)
 
 
-def join_sums(products_GPP: Tensor, num_rows: int) -> Tensor:
-    """Put the sums and the row count into one tensor, for one collective.
-
-    Args:
-        products_GPP: b times A.
-        num_rows: b.
-
-    Returns:
-        A flat tensor.
-    """
-    count = products_GPP.new_full((1,), num_rows)
-    return torch.cat([products_GPP.flatten(), count])
-
-
-def split_sums(buffer: Tensor, shape: torch.Size) -> Tensor:
-    """Undo `join_sums` after the reduction.
-
-    Args:
-        buffer: summed over ranks.
-        shape: of the products.
-
-    Returns:
-        A; zero if no rank had a row.
-    """
-    return buffer[:-1].view(shape) / buffer[-1].clamp(min=1)
-
-
 def _factor_of_sums(
     x: Tensor, geometry: Geometry, damping: Damping, group: Group
 ) -> Factor:
@@ -185,67 +109,3 @@ def _factor_of_rows(
         return _factor_of_sums(x, geometry, damping, group)
     rows_GNP = gather_rows(extract_patches(x, geometry), counts, group)
     return factorise_rows(rows_GNP, damping)
-
-
-def gather_counts(
-    numbers: list[int], group: Group, device: torch.device
-) -> list[list[int]]:
-    """Tell all ranks some numbers, such as how many rows each has. Waits for them.
-
-    Args:
-        numbers: this rank's.
-        group: to tell.
-        device: that the group's backend works on.
-
-    Returns:
-        Theirs, in the order of the ranks.
-    """
-    own = torch.tensor(numbers, device=device)
-    parts = [torch.zeros_like(own) for _ in range(dist.get_world_size(group.group))]
-    dist.all_gather(parts, own, group=group.group)
-    return [part.tolist() for part in parts]
-
-
-def gather_rows(rows_GNP: Tensor, counts: list[int], group: Group) -> Tensor:
-    """Collect the rows of all ranks.
-
-    Args:
-        rows_GNP: this rank's.
-        counts: how many each rank has.
-        group: to collect over.
-
-    Returns:
-        Theirs, in the order of the ranks; a row of zeros in place of no rows at all.
-    """
-    groups, num_rows, size = rows_GNP.shape
-    padded = rows_GNP.new_zeros(groups, max(1, *counts), size)
-    padded[:, :num_rows] = rows_GNP
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded, group=group.group)
-    if sum(counts) == 0:
-        return parts[0]
-    return torch.cat([p[:, :n] for p, n in zip(parts, counts, strict=True)], dim=1)
-
-
-def refuse_what_cannot_work() -> None:
-    """Refuse to exchange statistics where ranks would wait for each other forever.
-
-    Raises:
-        RuntimeError: inside a `torch.func` transform or DDP's ``join``.
-    """
-    if torch.compiler.is_compiling():
-        return
-    if in_transform():
-        msg = (
-            "TrAct with sync=True cannot exchange statistics inside a torch.func "
-            "transform: use sync=False there"
-        )
-        raise RuntimeError(msg)
-    if in_ddp_join():
-        msg = (
-            "TrAct with sync=True does not work inside DDP's join(): a rank that has "
-            "run out of batches takes no part in the sum of the statistics, and the "
-            "others would wait for it forever. Give such ranks empty batches, or use "
-            "sync=False"
-        )
-        raise RuntimeError(msg)
