@@ -51,8 +51,10 @@ def columns_from_windows(view: Tensor, geometry: Geometry) -> Tensor:
     on a CPU this took half the time of the row-major layout for a 3x3 kernel and was
     never slower.
     """
-    split = view.unflatten(1, (geometry.groups, -1))
     spatial = geometry.num_spatial
+    if spatial == 0:
+        return view.mT[None]
+    split = view.unflatten(1, (geometry.groups, -1))
     outputs = range(3, 3 + spatial)
     kernels = range(3 + spatial, 3 + 2 * spatial)
     ordered = split.permute(1, 2, *kernels, 0, *outputs)

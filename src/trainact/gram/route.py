@@ -34,5 +34,7 @@ def compute_gram(x: Tensor, geometry: Geometry) -> Tensor:
         from trainact.kernels.gram import patch_products  # imports Triton
 
         return patch_products(x, geometry)
-    dim = cheapest_dim(geometry, tuple(map(int, x.shape)), x.device.type)
+    dim = None
+    if geometry.num_spatial:
+        dim = cheapest_dim(geometry, tuple(map(int, x.shape)), x.device.type)
     return tiled_gram(x, geometry) if dim is None else shifted_gram(x, geometry, dim)

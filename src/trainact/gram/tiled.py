@@ -38,7 +38,7 @@ def _tiles(x: Tensor, geometry: Geometry) -> Iterator[Tensor]:
     patch_bytes = 4 * geometry.channels * math.prod(geometry.kernel_size)
     budget = max(BLOCK_ROWS, tile_bytes(x) // patch_bytes)
     images_per_tile = max(1, budget // max(1, math.prod(outputs)))
-    for images in x.split(images_per_tile):
+    for images in x.split(images_per_tile) if len(x) > images_per_tile else (x,):
         view = windows(pad(images, geometry), geometry)
         if images_per_tile > 1:
             yield view
