@@ -1,14 +1,16 @@
 """Comparisons from one table of runs: paired differences and speed-ups.
 
 Everything is of runs that `trainact sweep --tuned` makes: seed 0 on held-out images
-chooses the learning rates, other seeds are reported on the test images. Accuracies are
-in per cent. Tables, tests and plots all begin with `run_table`.
+chooses the learning rates, other seeds are reported on the test images. Or of runs at a
+rate that was given, of which seed 0 is not reported either. Accuracies are in per cent.
+Tables, tests and plots all begin with `run_table`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -16,36 +18,47 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from trainact.lab.config import RunConfig
 from trainact.lab.records import Record
 from trainact.lab.summary import BASELINE
 from trainact.lab.tuning import TUNING_SEED, best_rate, final_accuracy
 
 OWN, VANILLAS = "each arm's own best rate", "vanilla's best rate for every arm"
-_ARM = ["arm", "epochs"]
+GIVEN, HELD_OUT = "the given rate", "each arm's own best rate, on held-out images"
+_TRAINING = ["arm", "epochs"]
+_ARM = ["problem", *_TRAINING]
+_CONFIG = [field.name for field in fields(RunConfig)]
+_OF_LENGTH = ("epochs", "warmup_epochs", "milestones")
+_OF_RUN = ("method", "lam", "lr", "seed", "evaluated")
+_PROBLEM = [name for name in _CONFIG if name not in (*_OF_LENGTH, *_OF_RUN)]
 
 
 def run_table(records: Iterable[Record]) -> pd.DataFrame:
     """Put runs into a table, one row each.
 
     Args:
-        records: of one problem: nothing differs but epochs, method, λ, rate and seed.
+        records: of any problems; of runs with the same configuration one counts.
 
     Returns:
-        The columns of `RunConfig`, ``arm``, ``accuracy`` after the last epoch,
-        ``score``, which is minus infinity for a diverged run, and ``seconds`` of
-        training.
+        The columns of `RunConfig`, ``arm``, ``images`` trained on, ``accuracy`` after
+        the last epoch, ``score``, which is minus infinity for a diverged run,
+        ``seconds`` of training, and ``problem``, a number: runs are compared where
+        nothing differs but epochs, method, λ, rate, seed and images of the evaluation.
     """
     rows = [
         {
             **record.config.to_json(),
             "arm": record.config.arm,
+            "images": record.data["train"],
             "accuracy": 100 * record.accuracy[-1],
             "score": final_accuracy(record),
             "seconds": sum(record.seconds),
         }
         for record in records
     ]
-    return pd.DataFrame(rows)
+    runs = pd.DataFrame(rows).drop_duplicates(_CONFIG)
+    problem = runs.groupby(_PROBLEM, sort=False, dropna=False).ngroup()
+    return runs.assign(problem=problem)
 
 
 def chosen_rates(runs: pd.DataFrame) -> pd.Series:
@@ -55,18 +68,17 @@ def chosen_rates(runs: pd.DataFrame) -> pd.Series:
         runs: see `run_table`.
 
     Returns:
-        Rates by arm and epochs. An arm whose best rate is the lowest or the highest of
-        those tried is left out: `trainact sweep --tuned` goes on with more.
+        Rates by problem, arm and epochs. An arm whose best rate is the lowest or the
+        highest of those tried is left out: `trainact sweep --tuned` goes on with more.
     """
-    tried = runs[(runs.evaluated == "held-out") & (runs.seed == TUNING_SEED)]
     rates: dict[Any, float] = {}
-    for arm, group in tried.groupby(_ARM):
+    for arm, group in _tried(runs).groupby(_ARM):
         scores = dict(zip(group.lr, group.score, strict=True))
         best = best_rate(scores)
         if min(scores) < best < max(scores):
             rates[arm] = best
-    arms, epochs = zip(*rates, strict=True) if rates else ((), ())
-    index = pd.MultiIndex.from_arrays([arms, epochs], names=_ARM)
+    keys = zip(*rates, strict=True) if rates else ((), (), ())
+    index = pd.MultiIndex.from_arrays([*keys], names=_ARM)
     return pd.Series(list(rates.values()), index, dtype=float)
 
 
@@ -75,17 +87,28 @@ def reading(runs: pd.DataFrame, which: str) -> pd.DataFrame:
 
     Args:
         runs: see `run_table`.
-        which: `OWN` or `VANILLAS`, the paper's: the rate that is best for vanilla
-            training of as many epochs.
+        which: `OWN`; or `VANILLAS`, the paper's: the rate that is best for vanilla
+            training of as many epochs; or `GIVEN`, where none was chosen. `HELD_OUT`:
+            the runs that chose the rates instead, which are not to be reported as a
+            result.
 
     Returns:
         The rows at those rates.
     """
-    rates = chosen_rates(runs)
-    fresh = runs[(runs.evaluated == "test") & (runs.seed != TUNING_SEED)]
-    arms = fresh.arm if which == OWN else [BASELINE] * len(fresh)
-    wanted = rates.reindex(pd.MultiIndex.from_arrays([arms, fresh.epochs]))
-    return fresh.loc[fresh.lr.to_numpy() == wanted.to_numpy()]
+    if which == HELD_OUT:
+        rows = _tried(runs)
+    else:
+        rows = runs.loc[(runs.evaluated == "test") & (runs.seed != TUNING_SEED)]
+    if which == GIVEN:
+        return rows
+    arms = [BASELINE] * len(rows) if which == VANILLAS else rows.arm
+    keys = [rows.problem, arms, rows.epochs]
+    wanted = chosen_rates(runs).reindex(pd.MultiIndex.from_arrays(keys))
+    return rows.loc[rows.lr.to_numpy() == wanted.to_numpy()]
+
+
+def _tried(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs.loc[(runs.evaluated == "held-out") & (runs.seed == TUNING_SEED)]
 
 
 def differences(
@@ -98,18 +121,20 @@ def differences(
         multiples: vanilla's epochs over the arm's.
 
     Returns:
-        A row for each arm and pair of lengths: ``n`` seeds, the mean of the paired
-        differences, the ends of its 95 % interval by Student's t, p, and p after Holm's
-        correction over all rows. With one seed the last four are NaN.
+        A row for each problem, arm and pair of lengths: ``n`` seeds, the mean of the
+        paired differences, the ends of its 95 % interval by Student's t, p, and p after
+        Holm's correction over all rows. With one seed the last four are NaN.
     """
     by_seed = rows.pivot(index="seed", columns=_ARM, values="accuracy")
     found: list[dict[str, Any]] = []
-    for arm, epochs in by_seed:
+    for problem, arm, epochs in by_seed:
         for other in (epochs * multiple for multiple in multiples):
-            if arm != BASELINE and (BASELINE, other) in by_seed:
-                pairs = (by_seed[arm, epochs] - by_seed[BASELINE, other]).dropna()
-                row = {"arm": arm, "epochs": epochs, "vanilla_epochs": other}
-                found.append({**row, "n": len(pairs), **_interval(pairs.to_numpy())})
+            against = problem, BASELINE, other
+            if arm != BASELINE and against in by_seed:
+                pairs = (by_seed[problem, arm, epochs] - by_seed[against]).dropna()
+                lengths = {"epochs": epochs, "vanilla_epochs": other}
+                row = {"problem": problem, "arm": arm, **lengths, "n": len(pairs)}
+                found.append({**row, **_interval(pairs.to_numpy())})
     table = pd.DataFrame(found)
     return table.assign(p_holm=holm(table.p)) if found else table
 
@@ -154,7 +179,7 @@ def speed_up(
     the budget. The interval is the middle 95 % over draws of seeds with replacement.
 
     Args:
-        rows: see `reading`.
+        rows: of one problem, see `reading`.
         arm: that is compared.
         epochs: of its training.
         by: ``epochs``, or ``seconds`` of training, the median over runs.
@@ -166,8 +191,8 @@ def speed_up(
         one seed. Only seeds of which no length is missing count.
     """
     kept = rows[(rows.arm == BASELINE) | ((rows.arm == arm) & (rows.epochs == epochs))]
-    by_seed = kept.pivot(index="seed", columns=_ARM, values="accuracy").dropna()
-    budgets: Any = kept.groupby(_ARM)[by].median()
+    by_seed = kept.pivot(index="seed", columns=_TRAINING, values="accuracy").dropna()
+    budgets: Any = kept.groupby(_TRAINING)[by].median()
     curves, own = by_seed[BASELINE], by_seed[arm, epochs].to_numpy()
     vanilla = np.array([budgets[BASELINE, length] for length in curves])
 

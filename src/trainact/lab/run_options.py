@@ -54,6 +54,10 @@ class SweepOptions(ExperimentOptions):
     between others; then train the other seeds on all of them, at the arm's best rate
     and at vanilla's. With --slurm: give the command again when its runs are done."""
 
+    most_behind: float | None = None
+    """With --tuned: leave out the other seeds of an arm that is more points than this
+    behind vanilla training on the held-out images, each at its best rate."""
+
     jobs: int = 1
     """Runs at a time on this machine; several small ones may share a device."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -39,6 +40,7 @@ def main(options: SweepOptions) -> int:
     if not options.recipes:
         raise LabError("RECIPES is missing: give a name that `trainact recipes` lists")
     check_positive("--seeds", options.seeds)
+    check_positive("--most-behind", options.most_behind)
     check_positive("--jobs", options.jobs)
     if options.slurm and options.device == "auto":
         options = replace(options, device="cuda")
@@ -106,7 +108,8 @@ def _rounds(
     if not options.tuned:
         return [jobs]
     tuning = plan(recipes, options, (TUNING_SEED,), elsewhere=options.slurm)
-    return tuning_rounds(tuning, jobs, workspace)
+    most_behind = math.inf if options.most_behind is None else options.most_behind / 100
+    return tuning_rounds(tuning, jobs, workspace, most_behind)
 
 
 def _train_jobs(

@@ -5,7 +5,8 @@ in nothing but the method and its λ are one problem. All arms of a problem are 
 at the same rates with seed 0, on nine tenths of the training images; the last tenth,
 which is held out, chooses. The rates grow by factors of two until no arm's best is the
 lowest or the highest. Then other seeds, fresh ones, are trained on all training images
-and tested on the test images, at the arm's best rate and at vanilla training's.
+and tested on the test images, at the arm's best rate and at vanilla training's. An arm
+that is too far behind vanilla training on the held-out images may be left out there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _ByRate = dict[float, Job]
 
 
 def tuning_rounds(
-    tuning: Sequence[Job], fresh: Sequence[Job], workspace: Workspace
+    tuning: Sequence[Job],
+    fresh: Sequence[Job],
+    workspace: Workspace,
+    most_behind: float = math.inf,
 ) -> Iterator[list[Job]]:
     """Give what is known to be trained, until its records ask for nothing more.
 
@@ -36,6 +40,7 @@ def tuning_rounds(
         tuning: as for `tuned_jobs`.
         fresh: as for `tuned_jobs`.
         workspace: of the runs, read before every round.
+        most_behind: as for `tuned_jobs`.
 
     Yields:
         All runs that are known so far, whether recorded or not.
@@ -43,13 +48,16 @@ def tuning_rounds(
     known: list[Job] = []
     while True:
         records = agree(workspace.records.read()[0])
-        if (chosen := tuned_jobs(tuning, fresh, records)) == known:
+        if (chosen := tuned_jobs(tuning, fresh, records, most_behind)) == known:
             return
         yield (known := chosen)
 
 
 def tuned_jobs(
-    tuning: Iterable[Job], fresh: Iterable[Job], records: Iterable[Record]
+    tuning: Iterable[Job],
+    fresh: Iterable[Job],
+    records: Iterable[Record],
+    most_behind: float = math.inf,
 ) -> list[Job]:
     """List the runs of a comparison, as far as the records tell.
 
@@ -57,6 +65,8 @@ def tuned_jobs(
         tuning: the arms with the seed that chooses, at one learning rate or several.
         fresh: the same arms with other seeds; the seed that chooses is left out.
         records: of whatever has been trained.
+        most_behind: share of the held-out images by which an arm may be behind vanilla
+            training, each at its best rate, and still have fresh seeds.
 
     Returns:
         The runs that choose the rates, and of problems where they are chosen those of
@@ -76,16 +86,10 @@ def tuned_jobs(
     for problem, arms in problems.items():
         runs, found = _choose_rates(arms, tried.get(problem, set()), scores)
         chosen += runs
-        best |= found
-    by_seed: dict[tuple[RunConfig, int], _ByRate] = {}
-    for job in fresh:
-        if (seed := job.config.seed) != TUNING_SEED:
-            by_seed.setdefault((_arm(job.config), seed), {})[job.config.lr] = job
-    for (arm, _), jobs in by_seed.items():
-        own, baselines = best.get(arm), best.get(_baseline(arm))
-        rates = {rate for rate in (own, baselines) if rate is not None}
-        chosen += [_at(jobs, rate) for rate in sorted(rates)]
-    return chosen
+        reached = {a: scores[_at(arms[a], lr).config] for a, lr in found.items()}
+        least = reached.get(problem, -math.inf) - most_behind
+        best |= {arm: lr for arm, lr in found.items() if reached[arm] >= least}
+    return [*chosen, *_fresh_jobs(fresh, best)]
 
 
 def _choose_rates(
@@ -110,6 +114,18 @@ def _choose_rates(
         if not grown:
             return known, best
         grid |= grown
+
+
+def _fresh_jobs(fresh: Iterable[Job], best: Mapping[RunConfig, float]) -> Iterator[Job]:
+    """Each seed at the arm's best rate and at vanilla training's."""
+    by_seed: dict[tuple[RunConfig, int], _ByRate] = {}
+    for job in fresh:
+        arm, seed = _arm(job.config), job.config.seed
+        if seed != TUNING_SEED and arm in best:
+            by_seed.setdefault((arm, seed), {})[job.config.lr] = job
+    for (arm, _), jobs in by_seed.items():
+        rates = {best[arm], best.get(_baseline(arm), best[arm])}
+        yield from (_at(jobs, rate) for rate in sorted(rates))
 
 
 def best_rate(accuracies: Mapping[float, float]) -> float:

@@ -8,6 +8,7 @@ paper's CIFAR networks and DeiT III; ``torchvision:NAME``, ``timm:NAME``,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -18,6 +19,7 @@ from trainact.lab.models import (
     mlp,
     small_cnn,
     small_mixer,
+    small_patches,
     small_resnet,
     small_vit,
     zoo,
@@ -32,6 +34,10 @@ BUILT_IN: dict[str, Builder] = {
     "small-resnet": small_resnet.build,
     "small-vit": small_vit.build,
     "small-mixer": small_mixer.build,
+    **{
+        f"small-patches-{patch}": partial(small_patches.build, patch=patch)
+        for patch in small_patches.PATCHES
+    },
 }
 SOURCES = {
     "torchvision": (zoo.torchvision_names, zoo.build_torchvision),

@@ -9,7 +9,14 @@ from itertools import product
 from trainact.lab.errors import LabError, did_you_mean
 from trainact.lab.recipe import Recipe
 from trainact.lab.recipes.common import LENGTHS
-from trainact.lab.recipes.equal_budgets import BUDGETS, equal_budgets
+from trainact.lab.recipes.equal_budgets import (
+    BUDGETS,
+    RESNET_BUDGETS,
+    WHOLE_BUDGETS,
+    equal_budgets,
+    resnet_budgets,
+    whole_budgets,
+)
 from trainact.lab.recipes.fig3 import fig3
 from trainact.lab.recipes.fig4 import fig4
 from trainact.lab.recipes.fig6 import fig6
@@ -17,6 +24,7 @@ from trainact.lab.recipes.fig7 import fig7
 from trainact.lab.recipes.fig8 import fig8
 from trainact.lab.recipes.fig9 import fig9
 from trainact.lab.recipes.fig10 import fig10
+from trainact.lab.recipes.first_layer_kinds import KINDS, first_layer_kind
 from trainact.lab.recipes.first_layer_study import (
     DAMPED,
     DIGITS,
@@ -65,6 +73,9 @@ _BEYOND: dict[str, _Family] = {
     "optimizers": (optimizers, (PROBLEMS, TUNED)),
     "first": (first_layer, (STUDIED,)),
     "digits": (digits, (DIGITS,)),
+    "layers": (first_layer_kind, (KINDS,)),
+    "whole": (whole_budgets, (WHOLE_BUDGETS,)),
+    "resnet": (resnet_budgets, (RESNET_BUDGETS,)),
     "damping": (damping, (DAMPED, PIXELS)),
     "equal": (equal_budgets, (BUDGETS,)),
 }
