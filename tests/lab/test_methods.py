@@ -149,6 +149,8 @@ def test_state_dict_and_first_layer(method: str, model: str) -> None:
         "small-vit": "patch_embed.proj",
         "small-resnet": "conv1",
         "small-mixer": "stem.proj",
+        "small-patches-4": "patches",
+        "small-patches-16": "patches",
     }[model]
     norms = [f"{n}.{p}" for n in ("pre_norm", "post_norm") for p in ("weight", "bias")]
     new = {

@@ -118,6 +118,8 @@ def test_tract_trains_every_model_and_makes_a_difference(
         "small-vit": "patch_embed.proj",
         "small-resnet": "conv1",
         "small-mixer": "stem.proj",
+        "small-patches-4": "patches",
+        "small-patches-16": "patches",
     }
     vanilla, tract = (
         train(

@@ -121,10 +121,12 @@ def test_a_resident_epoch_does_not_depend_on_the_chunks(
 
 
 def test_an_epoch_does_not_depend_on_the_number_of_workers(data: ImageData) -> None:
-    one = WorkersBatches(HEAVY, data, CPU, num_workers=1)
-    two = WorkersBatches(HEAVY, data, CPU, num_workers=2)
+    none, one, two = (
+        WorkersBatches(HEAVY, data, CPU, num_workers=number) for number in range(3)
+    )
     for epoch in (0, 3):
         assert same(epoch_of(one, epoch), epoch_of(two, epoch))
+        assert same(epoch_of(one, epoch), epoch_of(none, epoch))
 
 
 def test_an_epoch_of_workers_does_not_depend_on_the_size_of_batches(

@@ -131,6 +131,18 @@ def test_stopped_after_any_epoch_it_ends_bit_for_bit_alike(
     assert tuple(epoch.loss for epoch in epochs) == whole.loss
 
 
+def test_images_read_in_the_process_that_trains_give_the_same(tmp_path: Path) -> None:
+    """Their augmentation draws from the generators that dropout draws from."""
+    without, with_one = (
+        carry_out(
+            make_job(tmp_path / str(workers), pipeline="workers", workers=workers),
+            ignore,
+        )
+        for workers in (0, 1)
+    )
+    assert outcome_of(without) == outcome_of(with_one)
+
+
 def test_without_a_checkpoint_it_begins_again_with_the_same_end(tmp_path: Path) -> None:
     whole = carry_out(make_job(tmp_path / "whole"), ignore)
     job = make_job(tmp_path / "stopped", checkpoint_seconds=1e9)

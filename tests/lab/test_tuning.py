@@ -98,6 +98,28 @@ def test_a_diverged_run_and_equal_ones_choose_no_edge() -> None:
     assert final_accuracy(lost) == -math.inf
 
 
+def test_an_arm_that_is_far_behind_has_no_fresh_seeds() -> None:
+    """Vanilla is at 0.9; TrAct is 3 points behind at its best rate, and then 3.1."""
+    arms = planned("vanilla", "tract", "patchnorm")
+    best = dict.fromkeys(("vanilla", "tract", "patchnorm"), 0.2)
+    every = recorded(tuned_jobs(*arms, []), best)
+    for lost, is_kept in ((0.03, True), (0.031, False)):
+        behind = [
+            replace(r, accuracy=(r.accuracy[0] - lost,))
+            if r.config.method == "tract"
+            else r
+            for r in every
+        ]
+        found = tuned_jobs(*arms, behind, most_behind=0.0301)
+        assert bool(chosen(found, "tract", "test")) == is_kept
+        assert chosen(found, "tract", "held-out") == {(lr, 0) for lr in RATES}
+        for method in ("vanilla", "patchnorm"):
+            assert chosen(found, method, "test") == {(0.2, 1), (0.2, 2)}
+        assert chosen(tuned_jobs(*arms, behind), "tract", "test")
+    alone = planned("tract")
+    assert chosen(tuned_jobs(*alone, every, most_behind=0.01), "tract", "test")
+
+
 def test_other_settings_seeds_and_images_do_not_choose() -> None:
     tuning, fresh = planned("vanilla")
     every = recorded(tuned_jobs(tuning, fresh, []), {"vanilla": 0.2})
@@ -130,6 +152,39 @@ def test_a_tuned_sweep_and_again(tmp_path: Path, capsys) -> None:
     assert len(Workspace(tmp_path).records.read()[0]) == count
 
 
+def test_where_only_records_are_kept_only_what_is_missing_is_trained(
+    tmp_path: Path,
+) -> None:
+    """The records also say which arms are too far behind for fresh seeds."""
+
+    def records_of(out: Path) -> dict[str, Record]:
+        command = ("sweep", "digits-small-cnn-sgd-0.2", "--tuned", "--seeds", "1")
+        options = ("--method", "vanilla", "zca", "--limit", "200", "--epochs", "1")
+        here = ("--device", "cpu", "--logger", "none", "--out", str(out))
+        assert cli.main([*command, *options, "--most-behind", "3", *here]) == 0
+        return {r.key: r for r in Workspace(out).records.read()[0]}
+
+    whole = records_of(tmp_path / "first")
+    best: dict[str, float] = {}
+    for config, score in ((r.config, final_accuracy(r)) for r in whole.values()):
+        if config.evaluated == "held-out":
+            best[config.method] = max(score, best.get(config.method, 0))
+    fresh = [r for r in whole.values() if r.config.evaluated == "test"]
+    near = {method for method in best if best[method] >= best["vanilla"] - 0.03}
+    assert {r.config.method for r in fresh} == near
+    (tmp_path / "second").mkdir()
+    kept = Workspace(tmp_path / "second").records
+    lost = {fresh[-1].key, next(iter(whole))}
+    for key, record in whole.items():
+        if key not in lost:
+            kept.append(record)
+    again = records_of(tmp_path / "second")
+    assert again.keys() == whole.keys()
+    for key, record in again.items():
+        assert (record == whole[key]) == (key not in lost)
+        assert record.accuracy == whole[key].accuracy
+
+
 def test_photographs_are_not_held_out(tmp_path: Path, capsys) -> None:
     command = ("sweep", "fig11-30", "--tuned", "--data", f"imagefolder:{tmp_path}")
     for split in ("train", "val"):
@@ -158,6 +213,17 @@ def test_the_studies_of_make_gpu_lab(tmp_path: Path, monkeypatch) -> None:
     assert asked == [{(lr, 0) for lr in RATES}, {(0.1, 1), (0.1, 2), (0.1, 3)}]
     assert gpu.run(["studies", "digits", str(tmp_path)]) == 0
     assert asked[2:] == [set()]
+
+
+def test_kinds_of_first_layers(tmp_path: Path) -> None:
+    """All arms train, at three rates and then with fresh seeds."""
+    command = ("sweep", "layers-patch-16", "--smoke", "--tuned", "--seeds", "1")
+    options = ("--device", "cpu", "--logger", "none", "--out", str(tmp_path))
+    assert cli.main([*command, *options]) == 0
+    records = Workspace(tmp_path).records.read()[0]
+    arms = {arm.name for arm in STUDIES["layers-patch-16"].arms}
+    for seed in (0, 1):
+        assert arms == {r.config.arm for r in records if r.config.seed == seed}
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from dataclasses import replace
 from trainact.lab.config import Setting
 from trainact.lab.devices import resolve_device
 from trainact.lab.environment import hide_home
-from trainact.lab.errors import check_positive, check_seed
+from trainact.lab.errors import LabError, check_positive, check_seed
 from trainact.lab.experiment_options import ExperimentOptions
 from trainact.lab.initial import find_initial
 from trainact.lab.jobs import Job, Place
@@ -26,7 +26,6 @@ _POSITIVE = (
     "image_size",
     "devices",
     "micro_batch",
-    "workers",
 )
 
 
@@ -108,9 +107,17 @@ def check_options(options: ExperimentOptions, seeds: Sequence[int]) -> None:
     Args:
         options: what the user asked for.
         seeds: likewise.
+
+    Raises:
+        LabError: if a number is out of its range.
     """
     for name in _POSITIVE:
         check_positive(f"--{name.replace('_', '-')}", getattr(options, name))
+    if options.workers is not None and options.workers < 0:
+        raise LabError(
+            f"--workers {options.workers}: give a number of processes, or 0 to read "
+            "images in the process that trains"
+        )
     for lam in options.lam:
         check_positive("--lam", lam)
     for seed in seeds:

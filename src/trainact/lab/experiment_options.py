@@ -86,8 +86,8 @@ class ExperimentOptions:
     """Most images that a device takes at once; gradients add up to the whole batch."""
 
     workers: int | None = None
-    """Processes that read and augment images, for each device; by default one for
-    each core."""
+    """Processes that read and augment images, for each device, by default one for each
+    core; with 0 the process that trains does it itself."""
 
     corrupt: Literal["stop", "skip"] = "stop"
     """What to do about a training photograph that cannot be decoded: stop, or take the

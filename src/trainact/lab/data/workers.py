@@ -1,4 +1,4 @@
-"""Training images read and augmented one by one in worker processes."""
+"""Training images read and augmented one by one, in worker processes or in this one."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class WorkersBatches(Batches):
         data: whose training images are used.
         device: for which batches are made; a GPU reads them from pinned memory.
         share: of this process.
-        num_workers: processes; by default one for each core that is there for this
-            process, at most 4, or 16 that read photographs.
+        num_workers: processes, 0 to read in this one; by default one for each core
+            that is there for this process, at most 4, or 16 that read photographs.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class WorkersBatches(Batches):
         self._data = data
         self._samples = _samples(data, config)
         self._keys = _Keys()
-        self._num_workers = num_workers or default_workers(data)
+        self._num_workers = _chosen(num_workers, data)
         self._pin_memory = device.type == "cuda"
         # Lightning sets a loader's attribute of this name to None when a fit ends. That
         # must be what ends the processes: the garbage collector, which takes the queues
@@ -66,8 +66,7 @@ class WorkersBatches(Batches):
         self._keys.epoch = [(order_N[where], seeds_N[where]) for where in places]
         if self._iterator is None:
             self._iterator = self._make_loader()
-        with one_line():
-            yield from self.counted(self._as_tuples(self._iterator), start)
+        yield from self.counted(_read(self._iterator), start)
 
     def shuffle(self, generator: torch.Generator) -> Tensor:
         """Draw an order that the source of the images is quick at.
@@ -82,17 +81,12 @@ class WorkersBatches(Batches):
             return self._data.train.order(generator)
         return super().shuffle(generator)
 
-    def _as_tuples(self, loader: DataLoader[Any]) -> Iterator[Batch]:
-        for batch in loader:
-            images_BCHW, labels_B = batch  # the loader makes lists
-            yield images_BCHW, labels_B
-
     def _make_loader(self) -> DataLoader[Any]:
         return DataLoader(
             self._samples,  # pyright: ignore[reportArgumentType]
             batch_sampler=self._keys,  # pyright: ignore[reportArgumentType]
             num_workers=self._num_workers,
-            persistent_workers=True,
+            persistent_workers=self._num_workers > 0,
             pin_memory=self._pin_memory,
             worker_init_fn=leave_to_parent,
             # The loader draws a seed that nobody uses: not from the model's generator.
@@ -122,7 +116,7 @@ class TestBatches:
         device: for which batches are made.
         batch_size: images per batch; the last one may be smaller.
         share: of this process: every so many images, none twice.
-        num_workers: processes.
+        num_workers: as for `WorkersBatches`.
     """
 
     __test__ = False  # for pytest, which takes it for a test
@@ -139,20 +133,32 @@ class TestBatches:
             data.test_samples(),
             batch_size,
             sampler=range(share.rank, data.num_test, share.num_ranks),
-            num_workers=num_workers or default_workers(data),
+            num_workers=_chosen(num_workers, data),
             pin_memory=device.type == "cuda",
             worker_init_fn=leave_to_parent,
             generator=torch.Generator(),
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        with one_line():
-            for batch in self._loader:
-                images_BCHW, labels_B = batch  # the loader makes lists
-                yield images_BCHW, labels_B
+        return _read(self._loader)
 
     def __len__(self) -> int:
         return len(self._loader)
+
+
+def _read(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """Read an epoch; where this process does that itself, its generators stay."""
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    with one_line():
+        batches = iter(loader)
+        while True:
+            with isolate_rng(include_cuda=False):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            images_BCHW, labels_B = batch  # the loader makes lists
+            yield images_BCHW, labels_B
 
 
 class _Samples(Dataset[tuple[Tensor, Tensor]]):
@@ -163,7 +169,7 @@ class _Samples(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         index, seed = key
-        # torchvision draws from this generator, which is the worker process's own.
+        # torchvision draws from this generator.
         torch.default_generator.manual_seed(seed)
         return self.transform(self.images[index]), self.labels[index]
 
@@ -174,6 +180,10 @@ def _samples(data: ImageData | Photographs, config: RunConfig) -> Dataset[object
     _, height, width = data.image_shape
     transform = find_augmentation(config.augment).transform(height, width)
     return _Samples(data, transform)
+
+
+def _chosen(num_workers: int | None, data: AnyData) -> int:
+    return default_workers(data) if num_workers is None else num_workers
 
 
 def default_workers(data: AnyData) -> int:
