@@ -236,6 +236,11 @@ def test_every_recipe_of_complete_trainings_has_its_region() -> None:
         assert regions == ([] if own is None else [own])
 
 
+def test_tables_do_not_depend_on_the_order_of_records() -> None:
+    every = made(noisy, 3)
+    assert budgets_section(every[::-1]) == budgets_section(every)
+
+
 def test_tables_of_records_that_are_not_complete_yet() -> None:
     every = made(by_log, 3)
     text = "\n".join(budgets_section(every))

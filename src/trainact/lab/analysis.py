@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from trainact.lab.config import RunConfig
+from trainact.lab.methods import METHODS
 from trainact.lab.records import Record
 from trainact.lab.summary import BASELINE
 from trainact.lab.tuning import TUNING_SEED, best_rate, final_accuracy
@@ -44,6 +45,7 @@ def run_table(records: Iterable[Record]) -> pd.DataFrame:
         the last epoch, ``score``, which is minus infinity for a diverged run,
         ``seconds`` of training, and ``problem``, a number: runs are compared where
         nothing differs but epochs, method, λ, rate, seed and images of the evaluation.
+        In the order of problems, of the laboratory's list of methods, of λ and epochs.
     """
     rows = [
         {
@@ -58,7 +60,9 @@ def run_table(records: Iterable[Record]) -> pd.DataFrame:
     ]
     runs = pd.DataFrame(rows).drop_duplicates(_CONFIG)
     problem = runs.groupby(_PROBLEM, sort=False, dropna=False).ngroup()
-    return runs.assign(problem=problem)
+    place = runs.method.map({method: place for place, method in enumerate(METHODS)})
+    runs = runs.assign(problem=problem, place=place)
+    return runs.sort_values(["problem", "place", "lam", "epochs", "lr", "seed"])
 
 
 def chosen_rates(runs: pd.DataFrame) -> pd.Series:
@@ -193,7 +197,8 @@ def speed_up(
     kept = rows[(rows.arm == BASELINE) | ((rows.arm == arm) & (rows.epochs == epochs))]
     by_seed = kept.pivot(index="seed", columns=_TRAINING, values="accuracy").dropna()
     budgets: Any = kept.groupby(_TRAINING)[by].median()
-    curves, own = by_seed[BASELINE], by_seed[arm, epochs].to_numpy()
+    curves = by_seed[BASELINE].sort_index(axis=1)
+    own = by_seed[arm, epochs].to_numpy()
     vanilla = np.array([budgets[BASELINE, length] for length in curves])
 
     def ratio(seeds: Any) -> float:

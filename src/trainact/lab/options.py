@@ -43,8 +43,9 @@ class CompareOptions:
     """Where torchvision keeps its downloads."""
 
     model: tuple[str, ...] = ("small-cnn", "mlp")
-    """small-cnn, small-resnet, small-vit, small-mixer, mlp, or any model of torchvision
-    or timm by name (torchvision:NAME or timm:NAME where both have it)."""
+    """small-cnn, small-resnet, small-patches-4, small-patches-16, small-vit,
+    small-mixer, mlp, or any model of torchvision or timm by name (torchvision:NAME or
+    timm:NAME where both have it)."""
 
     methods: tuple[str, ...] = ("vanilla", "tract")
     """Methods to compare: vanilla, tract, tract+sgd, patchnorm, dual-patchnorm,
@@ -108,9 +109,9 @@ class InspectOptions:
     """Headings of the help."""
 
     model: Positional[str]
-    """small-cnn, small-resnet, small-vit, small-mixer, mlp, a model of torchvision or
-    timm by name, or PACKAGE.MODULE:FUNCTION, which is called without arguments and
-    returns a model."""
+    """small-cnn, small-resnet, small-patches-4, small-patches-16, small-vit,
+    small-mixer, mlp, a model of torchvision or timm by name, or
+    PACKAGE.MODULE:FUNCTION, which is called without arguments and returns a model."""
 
     data: str | None = None
     """digits, which needs no download, fashion-mnist, cifar10, cifar100 or
