@@ -33,8 +33,8 @@ its 95 % interval by Student's t; p after Holm's correction over the rows of the
 NOTE = f"""{_COLUMNS.rstrip()}
 Speed-up: the budget at which vanilla training is as accurate over the method's own,
 vanilla's accuracy interpolated in the logarithm of the budget, with the middle 95 %
-over draws of seeds; above or below: outside of vanilla's budgets. Seconds: training
-alone.
+over draws of seeds; above or below: outside of vanilla's budgets. In seconds: by the
+median time of an epoch, of training alone.
 """
 LAYERS_NOTE = f"""{_COLUMNS.rstrip()}
 Where there is no accuracy, the difference is that of the runs which chose the learning

@@ -141,7 +141,9 @@ def test_the_speed_up_is_interpolated_in_the_logarithm(which: str) -> None:
     ratio = 2 ** (0.5 if which == OWN else 0.4)
     # All seeds agree, so every draw of them does.
     assert list(result.values()) == pytest.approx([ratio, ratio, ratio, 3])
-    in_time = speed_up(reading(table(by_log), which), TRACT, 8, "seconds")
+    rows = reading(table(by_log), which)
+    rows.loc[(rows.epochs == 16) & (rows.seed == 1), "seconds"] *= 9  # a busy machine
+    in_time = speed_up(rows, TRACT, 8, "seconds")
     assert in_time["ratio"] == pytest.approx(ratio / 1.5)
 
 

@@ -186,7 +186,8 @@ def speed_up(
         rows: of one problem, see `reading`.
         arm: that is compared.
         epochs: of its training.
-        by: ``epochs``, or ``seconds`` of training, the median over runs.
+        by: ``epochs``, or ``seconds`` of training: epochs times what one of them takes,
+            the median over the arm's runs.
         draws: of seeds.
 
     Returns:
@@ -196,15 +197,14 @@ def speed_up(
     """
     kept = rows[(rows.arm == BASELINE) | ((rows.arm == arm) & (rows.epochs == epochs))]
     by_seed = kept.pivot(index="seed", columns=_TRAINING, values="accuracy").dropna()
-    budgets: Any = kept.groupby(_TRAINING)[by].median()
+    pace: Any = (kept.seconds / kept.epochs).groupby(kept.arm).median()
+    spent = epochs if by == "epochs" else epochs * pace[arm] / pace[BASELINE]
     curves = by_seed[BASELINE].sort_index(axis=1)
     own = by_seed[arm, epochs].to_numpy()
-    vanilla = np.array([budgets[BASELINE, length] for length in curves])
 
     def ratio(seeds: Any) -> float:
         reached = np.maximum.accumulate(curves.to_numpy()[seeds].mean(0))
-        budget = _interpolate(own[seeds].mean(), reached, vanilla)
-        return budget / budgets[arm, epochs]
+        return _interpolate(own[seeds].mean(), reached, [*curves]) / spent
 
     n = len(by_seed)
     low = high = math.nan
@@ -218,7 +218,7 @@ def speed_up(
 
 
 def _interpolate(
-    accuracy: float, reached: NDArray[np.float64], budgets: NDArray[np.float64]
+    accuracy: float, reached: NDArray[np.float64], budgets: Sequence[int]
 ) -> float:
     if accuracy < reached[0]:
         return 0.0

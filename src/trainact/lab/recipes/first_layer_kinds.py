@@ -25,9 +25,8 @@ def first_layer_kind(kind: str) -> Recipe:
     """One of five first layers on 10,000 CIFAR-10 images: small and large λ, averaging.
 
     The large λ is n / 10. On standardised inputs the eigenvalues of A add up to about
-    n, so at most ten directions have one above λ: those are shrunk, as the paper's λ
-    shrinks nearly all, and all others keep nearly the proportions of the ordinary
-    gradient. ``tract-running`` averages A over some ten batches.
+    n, so at most ten of them are above it; λ = 0.1, a tenth of their mean, evens out
+    all that are larger. ``tract-running`` averages A over some ten batches.
 
     Source: none; this project's own question.
     Hardware: made for a CPU.
