@@ -21,7 +21,7 @@ from tests.tolerances import (
     relative_error,
 )
 from trainact.geometry import make_geometry
-from trainact.gram.shifted import shifted_products
+from trainact.gram.shifted import shifted_gram
 from trainact.gram.tiled import tiled_gram
 
 pytestmark = [
@@ -103,7 +103,7 @@ def test_shifts(dim: int, dtype: torch.dtype, precision: str) -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        value = shifted_products(x.cuda(), geometry, dim).cpu()
+        value = shifted_gram(x.cuda(), geometry, dim).cpu()
     finally:
         torch.set_float32_matmul_precision(before)
     assert relative_error(value, truth) < GRAM_EPS * torch.finfo(torch.float32).eps

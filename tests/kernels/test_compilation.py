@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainact.geometry import make_geometry
+from trainact.geometry import Geometry, make_geometry
 from trainact.kernels.choice import INTERPRETED, MAX_INVERSE_ENTRIES
 
 from .conftest import needs_triton
@@ -79,7 +79,7 @@ def launch_products(name: str, dtype: torch.dtype, launch: Any = None) -> None:
     from trainact.kernels.gram import patch_products
 
     shape, kernel, stride, padding = STEMS[name]
-    geometry = None
+    geometry = Geometry(shape[-1])
     if kernel is not None:
         settings = (kernel, stride, padding, 1, 1, "zeros")
         geometry = make_geometry(shape[1], *settings, num_spatial=len(shape) - 2)

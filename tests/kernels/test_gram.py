@@ -117,14 +117,8 @@ def test_half_precision_is_not_rounded_further(name: str, dtype: torch.dtype) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(40, 70), (3, 5, 11), (16,)])
 def test_vectors(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    x = torch.randn(shape).to(dtype)
-    assert (
-        relative_error(
-            kernel.patch_products(x, Geometry(x.shape[1])),
-            truth(x, Geometry(x.shape[1])),
-        )
-        < BOUND
-    )
+    x, vectors = torch.randn(shape).to(dtype), Geometry(shape[-1])
+    assert relative_error(kernel.patch_products(x, vectors), truth(x, vectors)) < BOUND
 
 
 LAYOUTS = {
@@ -198,9 +192,9 @@ def test_drawn_geometries(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("shape", [(0, 3, 9, 7), (0, 5)])
 def test_empty_batch(shape: tuple[int, ...]) -> None:
-    geometry = STEMS["3x3/1"].geometry if len(shape) == 4 else None
+    geometry = STEMS["3x3/1"].geometry if len(shape) == 4 else Geometry(5)
     result = kernel.patch_products(torch.empty(shape), geometry)
-    assert result.shape == ((1, 27, 27) if geometry else (1, 5, 5))
+    assert result.shape == (1, geometry.num_entries, geometry.num_entries)
     assert not result.any()
 
 
@@ -221,16 +215,11 @@ def test_two_runs_agree_to_the_bit() -> None:
 def test_long_sums_cost_no_accuracy(monkeypatch) -> None:
     # Equal terms are rounded alike, so that errors do not cancel.
     monkeypatch.setattr(kernel, "INTERPRETED_PROGRAMS", 1)
-    x, launch = torch.full((16_384, 2), 1 / 3), kernel.Launch(16, 64)
-    error = relative_error(
-        kernel.patch_products(x, Geometry(x.shape[1]), launch),
-        truth(x, Geometry(x.shape[1])),
-    )
+    x, vectors = torch.full((16_384, 2), 1 / 3), Geometry(2)
+    launch, expected = kernel.Launch(16, 64), truth(x, vectors)
+    error = relative_error(kernel.patch_products(x, vectors, launch), expected)
     monkeypatch.setattr(kernel, "BLOCK_ROWS", len(x))
-    one_sum = relative_error(
-        kernel.patch_products(x, Geometry(x.shape[1]), launch),
-        truth(x, Geometry(x.shape[1])),
-    )
+    one_sum = relative_error(kernel.patch_products(x, vectors, launch), expected)
     assert error < BOUND
     assert one_sum > 4 * error  # what one float32 sum would have cost
 

@@ -46,7 +46,7 @@ from trainact.damping import Damping
 from trainact.factor import factorise
 from trainact.geometry import make_geometry
 from trainact.gram.cost import can_shift, cheapest_dim
-from trainact.gram.shifted import shifted_products
+from trainact.gram.shifted import shifted_gram
 from trainact.lab.bench.profile import peak_bytes
 from trainact.statistics import ranks as sync
 
@@ -108,7 +108,7 @@ def test_shifts_of_any_geometry(
         return
     stem = Stem(geometry, 4, shape)
     with FlopCounterMode(display=False) as counter:
-        shifted_products(torch.zeros(shape), geometry, dim)
+        shifted_gram(torch.zeros(shape), geometry, dim)
     assert gram_flops(stem, "cpu", dim) == counter.get_total_flops()
 
 

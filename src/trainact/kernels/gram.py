@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trainact.geometry import Geometry
 from trainact.gram.matmul import BLOCK_ROWS
-from trainact.gram.patches import pad
+from trainact.gram.patches import batched, pad
 from trainact.kernels.choice import INTERPRETED
 from trainact.kernels.device import OPTIONS, on_device
 from trainact.kernels.gram_kernels import add_splits, partial_products
@@ -120,7 +120,7 @@ def patch_products(
     zeros copy the batch first.
 
     Args:
-        x: ``[B, C, *spatial]``, float32, float16 or bfloat16, in any memory layout.
+        x: ``[..., C, *spatial]``, float32, float16 or bfloat16, in any memory layout.
         geometry: of the layer.
         launch: block sizes, `default_launch` if None.
 
@@ -154,7 +154,7 @@ class _Problem:
 def _canonical(x: Tensor, geometry: Geometry) -> tuple[Tensor, _Problem]:
     """A batch of volumes: vectors are the channels of a 1 x 1 x 1 volume."""
     one, none = (1, 1, 1), ((0, 0),) * 3
-    padding = geometry.padding
+    x, padding = batched(x, geometry), geometry.padding
     out_size = geometry.output_size(x.shape[2:])
     if geometry.padding_mode != "zeros":
         x, padding = pad(x, geometry), none[: geometry.num_spatial]

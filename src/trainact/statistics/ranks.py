@@ -75,7 +75,8 @@ class OverRanks(Local):
         )
         if torch.compiler.is_compiling() and not is_wide:
             with torch.no_grad(), full_precision(x):
-                return precondition(weight, make(x), span)
+                factor = make(x)
+            return precondition(weight, factor, span)
         return _in_backward(weight, x, make, span)
 
 
