@@ -4,7 +4,8 @@ A relative λ is in units of :math:`\operatorname{tr} A / n`, the mean square of
 input's entries: for standardised inputs that is about 1, and both are alike. With an
 input c times as large A is :math:`c^2` times as large, G is c times; where the damping
 grows with A, TrAct's gradient is then 1 / c times as large, and the change of the
-pre-activations, which is the gradient times the input, is what it was.
+pre-activations, which is the gradient times the input, is what it was. PyTorch and JAX
+share this file.
 """
 
 from __future__ import annotations

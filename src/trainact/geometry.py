@@ -2,6 +2,7 @@
 
 A `Geometry` says how a layer cuts its input into rows of the unfolded batch. A linear
 layer is the geometry with no spatial dimensions: its rows are the input's vectors.
+PyTorch and JAX share this file.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Geometry:
         channels: input channels of the layer (all groups together).
         kernel_size: per spatial dimension.
         stride: per spatial dimension.
-        padding: (before, after) per spatial dimension.
+        padding: (before, after) per spatial dimension; negative values, which JAX has,
+            crop.
         dilation: per spatial dimension.
         groups: channel groups; each has its own patches and its own Gram matrix.
         padding_mode: how the border is filled.
@@ -195,14 +197,15 @@ def make_geometry(
 def _per_dimension(
     name: str, value: int | Sequence[int], num_spatial: int, least: int
 ) -> tuple[int, ...]:
-    values = (value,) * num_spatial if isinstance(value, int) else tuple(value)
+    is_one = isinstance(value, int | float)
+    values = (value,) * num_spatial if is_one else tuple(value)
     if len(values) != num_spatial:
         msg = (
             f"{name}={values} has {len(values)} values, but the input has "
             f"{num_spatial} spatial dimensions: give one number, or one for each"
         )
         raise ValueError(msg)
-    if min(values) < least:
-        msg = f"{name}={values} must be at least {least}"
+    if any(isinstance(v, float) or v < least for v in values):
+        msg = f"{name}={values} must be whole numbers of at least {least}"
         raise ValueError(msg)
     return values

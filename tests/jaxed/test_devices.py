@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.tolerances import FLOAT32_PROMISE, relative_error
 from trainact.jax import conv_sums, factorise, precondition_gradient, tract_dense
-from trainact.jax.varying import vary_over
+from trainact.jax.sharding import vary_over
 
 from .test_transforms import NHWC, conv
 

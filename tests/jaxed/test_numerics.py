@@ -20,15 +20,15 @@ from tests.tolerances import (
     solve_rtol,
 )
 from trainact import reference
+from trainact.geometry import Geometry
 from trainact.jax import (
     gram,
+    matmul,
     patch_gram,
     precision,
-    products,
     tract_conv,
     tract_dense,
 )
-from trainact.jax.geometry import make_geometry
 
 from .cases import Case, draw_case, to_layout
 
@@ -126,20 +126,21 @@ def test_statistics_of_low_precision_inputs_are_float32() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_tiles(is_cpu: bool, dtype: str, monkeypatch) -> None:
     # Some images, some lines of an image, and what is left over of both.
-    monkeypatch.setattr(products, "on_cpu", lambda: is_cpu)
+    monkeypatch.setattr(matmul, "on_cpu", lambda: is_cpu)
     monkeypatch.setattr(gram, "on_cpu", lambda: is_cpu)
     tolerance = {"float32": GRAM_EPS * EPS, "float64": ORACLE_RTOL}[dtype]
     settings = ((3, 3), (2, 1), [(1, 0), (0, 2)], (1, 2))
     for batch, size, tile in ((7, 5, 60), (2, 11, 13), (1, 9, 1), (6, 4, 10_000)):
-        monkeypatch.setattr(products, "ACCELERATOR_TILE_BYTES", 4 * 18 * tile)
-        monkeypatch.setattr(products, "BLOCK_ROWS", tile if is_cpu else 5)
+        monkeypatch.setattr(matmul, "ACCELERATOR_TILE_BYTES", 4 * 18 * tile)
+        monkeypatch.setattr(matmul, "BLOCK_ROWS", tile if is_cpu else 5)
         x = np.random.default_rng(size).standard_normal((batch, 2, size, 8))
         x = x.astype(dtype)
         (rows,) = reference.unfold(x.astype("float64"), *settings)
-        geometry = make_geometry((size, 8), 2, *settings, 1, (0, 1, 2, 3))
-        for form, given in ((geometry, x), (None, rows.astype(dtype))):
+        kernel, stride, padding, dilation = settings
+        conv = Geometry(2, kernel, stride, tuple(padding), dilation)
+        for geometry, given in ((conv, x), (Geometry(18), rows.astype(dtype))):
             with jax.enable_x64(True):
-                total = jax.jit(partial(gram.sum_products, geometry=form))(given)
+                total = jax.jit(partial(gram.compute_gram, geometry=geometry))(given)
             assert relative_error(total[0], rows.T @ rows) < tolerance
 
 
@@ -155,9 +156,9 @@ def test_many_rows_lose_no_digits() -> None:
 @pytest.mark.parametrize("rest", [0, 7])
 def test_blocks_and_what_is_left_over(groups: int, rest: int) -> None:
     rng = np.random.default_rng(rest)
-    wide = rng.uniform(0, 1, (groups, 3, 3 * products.BLOCK_ROWS + rest))
+    wide = rng.uniform(0, 1, (groups, 3, 3 * matmul.BLOCK_ROWS + rest))
     columns = wide.astype("float32")
-    total = products.sum_self_product(jnp.asarray(columns), "float32")
+    total = matmul.sum_self_product(jnp.asarray(columns), "float32")
     wide = columns.astype("float64")
     truth = wide @ wide.transpose(0, 2, 1)
     assert relative_error(total, truth) < GRAM_EPS * EPS

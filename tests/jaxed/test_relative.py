@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 from trainact import reference
+from trainact.damping import Damping
 from trainact.jax import (
     GramSums,
     conv_sums,
@@ -30,7 +31,6 @@ from trainact.jax import (
     precondition,
     precondition_gradient,
 )
-from trainact.jax.damping import Relative
 from trainact.jax.factor import factorise_gram
 
 from .cases import Case, to_layout
@@ -261,7 +261,9 @@ def test_of_zeros_it_is_taken_as_it_is() -> None:
         assert not gradient(case, 0 * x, w, grad_z).any()
     with jax.enable_x64(True):
         zeros = jnp.zeros((1, 3, 3))
-        (lower,) = factorise_gram(zeros, Relative(0.25), np.dtype("float64")).inner
+        (lower,) = factorise_gram(
+            zeros, Damping(0.25, relative=True), np.dtype("float64")
+        ).inner
     assert np.array_equal(lower, np.eye(3) / 2)
 
 

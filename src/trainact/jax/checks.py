@@ -2,69 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-
-from trainact.jax.damping import Lam, Relative
-
-
-def check_lam(lam: Any) -> float | Array:
-    r"""Check a damping.
-
-    Args:
-        lam: :math:`\lambda`; a JAX array (a schedule's value) is taken as it is.
-
-    Returns:
-        It, as a float or a scalar array.
-
-    Raises:
-        ValueError: if it is not a positive finite number.
-    """
-    if isinstance(lam, np.ndarray | np.generic) and lam.ndim == 0:
-        lam = lam.item()
-    if isinstance(lam, Array):
-        if lam.ndim == 0 and jnp.issubdtype(lam.dtype, jnp.floating):
-            return lam
-        msg = (
-            f"lam has shape {lam.shape} and dtype {lam.dtype}; expected a float scalar"
-        )
-        raise ValueError(msg)
-    not_a_number = isinstance(lam, bool) or not isinstance(lam, numbers.Real)
-    if not_a_number or not math.isfinite(lam) or lam <= 0:
-        msg = (
-            f"lam={lam!r} is not a positive finite number; the paper uses 0.1, and "
-            "0.2 for long training (0.05 to 0.2 for standardised inputs)"
-        )
-        raise ValueError(msg)
-    return float(lam)
-
-
-def check_damping(lam: Any, relative: Any) -> Lam:
-    r"""Check a damping that may be relative.
-
-    Args:
-        lam: :math:`\lambda`, as for `check_lam`.
-        relative: whether it is in units of tr A / n.
-
-    Returns:
-        Both in one.
-
-    Raises:
-        TypeError: if ``relative`` is not a bool: it decides what is compiled.
-    """
-    if not isinstance(relative, bool):
-        msg = (
-            f"relative={relative!r} is not True or False: give the number as lam=, and "
-            "relative=True to have it in units of the mean square of the input"
-        )
-        raise TypeError(msg)
-    lam = check_lam(lam)
-    return Relative(lam) if relative else lam
 
 
 def check_floating(name: str, x: Any) -> Array:

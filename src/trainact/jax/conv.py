@@ -7,10 +7,11 @@ from typing import Any
 
 from jax import Array, lax
 
-from trainact.jax.checks import check_damping, check_floating, check_layer
-from trainact.jax.damping import Lam
-from trainact.jax.geometry import Geometry, Padding, make_geometry
-from trainact.jax.precondition import mark
+from trainact.damping import Damping
+from trainact.jax.checks import check_floating, check_layer
+from trainact.jax.damping import check_damping
+from trainact.jax.layouts import InputLayout, Padding, conv_layout
+from trainact.jax.preconditioner import mark
 from trainact.jax.statistics import AxisName
 from trainact.jax.sums import GramSums, input_sums
 
@@ -99,15 +100,17 @@ def tract_conv(
     """
     x, w = check_floating("x", x), check_floating("w", w)
     b = None if b is None else check_floating("b", b)
-    geometry, numbers = _read(
+    layout, numbers = _read(
         x, w, strides, padding, rhs_dilation, feature_group_count, dimension_numbers
     )
     check_layer(x, w, b, w.shape[numbers.rhs_spec[0]])
-    w = _mark(w, x, check_damping(lam, relative), geometry, numbers, axis_name)
+    damping = check_damping(lam, relative)
+    w = mark(w, x, damping, tuple(numbers.rhs_spec), layout, axis_name)
+    geometry = layout.geometry
     z = lax.conv_general_dilated(
         x,
         w,
-        geometry.strides,
+        geometry.stride,
         geometry.padding,
         rhs_dilation=geometry.dilation,
         dimension_numbers=numbers,
@@ -125,7 +128,7 @@ def tract_conv(
 def mark_conv(
     x: Array,
     w: Array,
-    lam: Lam,
+    damping: Damping,
     *,
     strides: int | Sequence[int] = 1,
     padding: Padding,
@@ -139,7 +142,7 @@ def mark_conv(
     Args:
         x: the images, as for `tract_conv`; a constant for derivatives.
         w: the kernel.
-        lam: :math:`\lambda`, checked.
+        damping: :math:`\lambda`, checked.
         strides: as for `tract_conv`.
         padding: likewise.
         rhs_dilation: likewise.
@@ -153,23 +156,10 @@ def mark_conv(
     Raises:
         ValueError: if shapes or settings do not fit.
     """
-    geometry, numbers = _read(
+    layout, numbers = _read(
         x, w, strides, padding, rhs_dilation, feature_group_count, dimension_numbers
     )
-    return _mark(w, x, lam, geometry, numbers, axis_name)
-
-
-def _mark(
-    w: Array,
-    x: Array,
-    lam: Lam,
-    geometry: Geometry,
-    numbers: lax.ConvDimensionNumbers,
-    axis_name: AxisName,
-) -> Array:
-    if not geometry.num_rows(x.shape) or not w.size:
-        return w
-    return mark(w, x, lam, tuple(numbers.rhs_spec), geometry, axis_name)
+    return mark(w, x, damping, tuple(numbers.rhs_spec), layout, axis_name)
 
 
 def conv_sums(
@@ -202,10 +192,10 @@ def conv_sums(
         ValueError: if shapes or settings do not fit.
     """
     x = check_floating("x", x)
-    geometry, _ = _read(
+    layout, _ = _read(
         x, w, strides, padding, rhs_dilation, feature_group_count, dimension_numbers
     )
-    return input_sums(x, geometry)
+    return input_sums(x, layout)
 
 
 def _read(
@@ -216,20 +206,20 @@ def _read(
     rhs_dilation: int | Sequence[int],
     feature_group_count: int,
     dimension_numbers: DimensionNumbers,
-) -> tuple[Geometry, lax.ConvDimensionNumbers]:
+) -> tuple[InputLayout, lax.ConvDimensionNumbers]:
     """Read from a convolution's shapes and settings where its patches and axes are."""
     x_shape, w_shape = x.shape, w.shape
     numbers = _dimension_numbers(x_shape, w_shape, dimension_numbers)
-    geometry = make_geometry(
-        spatial=[x_shape[axis] for axis in numbers.lhs_spec[2:]],
-        channels=x_shape[numbers.lhs_spec[1]],
-        kernel_size=[w_shape[axis] for axis in numbers.rhs_spec[2:]],
-        strides=strides,
-        padding=padding,
-        dilation=rhs_dilation,
-        groups=feature_group_count,
-        x_axes=tuple(numbers.lhs_spec),
+    layout = conv_layout(
+        x_shape,
+        tuple(numbers.lhs_spec),
+        [w_shape[axis] for axis in numbers.rhs_spec[2:]],
+        strides,
+        padding,
+        rhs_dilation,
+        feature_group_count,
     )
+    geometry = layout.geometry
     outputs, inputs = (w_shape[axis] for axis in numbers.rhs_spec[:2])
     if inputs * geometry.groups != geometry.channels or outputs % geometry.groups:
         msg = (
@@ -240,7 +230,7 @@ def _read(
             f"{numbers.rhs_spec[1]} of w"
         )
         raise ValueError(msg)
-    return geometry, numbers
+    return layout, numbers
 
 
 def _dimension_numbers(

@@ -1,61 +1,44 @@
-r"""How much of the identity is added to A: λ as it is, or relative to A's own size.
+"""λ in JAX: a pytree whose number may be traced, such as a schedule's value.
 
-A relative λ is in units of :math:`\operatorname{tr} A / n`, the mean square of the
-input's entries. With an input c times as large A is :math:`c^2` times as large and G is
-c times; where the damping grows with A, TrAct's gradient is 1 / c times as large, and
-the change of the pre-activations, which is the gradient times the input, is what it
-was.
-
-Legend: G groups.
+Which of the two λ is, absolute or relative, decides what is compiled, so it belongs to
+the tree's structure.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from trainact.jax.precision import Dtype
+from trainact.damping import Damping, check_lam, check_relative
+
+jax.tree_util.register_dataclass(Damping, ["lam"], ["relative"])
 
 
-class Relative(NamedTuple):
-    r"""A damping in units of the mean square of the input's entries; a pytree.
-
-    Which of the two λ is belongs to the tree's structure and so is never traced.
-
-    Attributes:
-        lam: times :math:`\operatorname{tr} A / n` it is :math:`\lambda`.
-    """
-
-    lam: float | Array
-
-
-# λ, or how it is to be found for each input.
-Lam = float | Array | Relative
-
-
-def resolve(lam: Lam, trace_G: Array, num_entries: int, dtype: Dtype) -> Array:
-    r"""Say what is added to the diagonal of A.
+def check_damping(lam: Any, relative: Any) -> Damping:
+    r"""Check both arguments that make a damping.
 
     Args:
-        lam: λ.
-        trace_G: tr A, in the dtype of the factorisation.
-        num_entries: n.
-        dtype: in which A's products were formed.
+        lam: :math:`\lambda`; a JAX array (a schedule's value) is taken as it is.
+        relative: whether it is in units of tr A / n.
 
     Returns:
-        At least what the rounding allows, ``[G]``. Nothing but zeros has no size: there
-        a relative λ is taken as it is.
+        Both in one; the number is a float or a scalar array.
+
+    Raises:
+        ValueError: if λ is not a positive finite number, or an array of another kind.
+        TypeError: if ``relative`` is not a bool.
     """
-    products, factorisation = np.finfo(dtype), np.finfo(trace_G.dtype)
-    number = lam.lam if isinstance(lam, Relative) else lam
-    number = jnp.asarray(number).astype(trace_G.dtype)
-    wanted_G = jnp.broadcast_to(number, trace_G.shape)
-    if isinstance(lam, Relative):
-        wanted_G = jnp.where(trace_G > 0, wanted_G * (trace_G / num_entries), wanted_G)
-    # As in `trainact.damping.resolution`.
-    resolution = max(float(products.eps) / 4, 8 * float(factorisation.eps))
-    floor_G = jnp.maximum(resolution * trace_G, float(products.tiny))
-    return jnp.maximum(floor_G, wanted_G)
+    relative = check_relative(relative)
+    if not isinstance(lam, Array):
+        is_scalar = isinstance(lam, np.ndarray | np.generic) and lam.ndim == 0
+        return Damping(check_lam(lam.item() if is_scalar else lam), relative)
+    if lam.ndim or not jnp.issubdtype(lam.dtype, jnp.floating):
+        msg = (
+            f"lam has shape {lam.shape} and dtype {lam.dtype}; expected a float scalar"
+        )
+        raise ValueError(msg)
+    return Damping(lam, relative)

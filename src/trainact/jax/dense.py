@@ -6,8 +6,10 @@ from typing import Any
 
 from jax import Array, lax
 
-from trainact.jax.checks import check_damping, check_floating, check_layer
-from trainact.jax.precondition import mark
+from trainact.jax.checks import check_floating, check_layer
+from trainact.jax.damping import check_damping
+from trainact.jax.layouts import dense_layout
+from trainact.jax.preconditioner import mark
 from trainact.jax.statistics import AxisName
 from trainact.jax.sums import GramSums, input_sums
 
@@ -74,8 +76,7 @@ def tract_dense(
     """
     x, w, b = _checked(x, w, b)
     damping = check_damping(lam, relative)
-    if x.size:
-        w = mark(w, x, damping, (1, 0), None, axis_name)
+    w = mark(w, x, damping, (1, 0), dense_layout(x), axis_name)
     z = lax.dot_general(
         x,
         w,
@@ -106,7 +107,7 @@ def dense_sums(x: Array) -> GramSums:
     if x.ndim == 0:
         msg = "x is a scalar; expected [..., features]"
         raise ValueError(msg)
-    return input_sums(x, None)
+    return input_sums(x, dense_layout(x))
 
 
 def _checked(x: Any, w: Any, b: Any) -> tuple[Array, Array, Array | None]:

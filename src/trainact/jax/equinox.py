@@ -22,9 +22,10 @@ import equinox as eqx
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
-from trainact.jax.checks import check_damping
 from trainact.jax.conv import mark_conv
-from trainact.jax.precondition import mark
+from trainact.jax.damping import check_damping
+from trainact.jax.layouts import dense_layout
+from trainact.jax.preconditioner import mark
 from trainact.jax.statistics import AxisName
 
 ModelT = TypeVar("ModelT")
@@ -94,7 +95,8 @@ class TrActLinear(TrActLayer, eqx.nn.Linear):
         row = x.reshape(1) if self.in_features == "scalar" else x
         rows = _batch(row, self)
         damping = check_damping(self.lam, self.relative)
-        weight = mark(self.weight, rows, damping, (0, 1), None, self.axis_name)
+        layout = dense_layout(rows)
+        weight = mark(self.weight, rows, damping, (0, 1), layout, self.axis_name)
         return eqx.nn.Linear.__call__(_with_weight(self, weight), x, key=key)
 
 

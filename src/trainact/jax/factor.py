@@ -31,7 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from trainact.jax.damping import Lam, resolve
+from trainact.damping import Damping, resolution
+from trainact.jax.matmul import sum_over, tile_bytes
 from trainact.jax.precision import (
     Dtype,
     accumulation_dtype,
@@ -39,7 +40,6 @@ from trainact.jax.precision import (
     float64_allowed,
     product,
 )
-from trainact.jax.products import sum_over, tile_bytes
 
 
 class Factor(NamedTuple):
@@ -67,32 +67,32 @@ class Factor(NamedTuple):
         return (self.inner if self.basis is None else self.basis).shape[-1]
 
 
-def factorise_gram(gram_GPP: Array, lam: Lam, dtype: Dtype) -> Factor:
+def factorise_gram(gram_GPP: Array, damping: Damping, dtype: Dtype) -> Factor:
     r"""The primal form, :math:`(A + \lambda I)^{-1}`.
 
     Cost: about ``P**3 / 6`` multiplications per group.
 
     Args:
         gram_GPP: A, in the dtype of the factorisation.
-        lam: :math:`\lambda`.
+        damping: :math:`\lambda`.
         dtype: in which A's products were formed; the smallest damping depends on it.
 
     Returns:
         The factor; NaN where A is not finite.
     """
     with float64_allowed(gram_GPP.dtype):
-        lam_G = resolve(lam, _trace(gram_GPP), gram_GPP.shape[-1], dtype)
+        lam_G = resolve(damping, _trace(gram_GPP), gram_GPP.shape[-1], dtype)
         return Factor(_cholesky(gram_GPP, lam_G))
 
 
-def factorise_rows(rows_GNP: Array, lam: Lam) -> Factor:
+def factorise_rows(rows_GNP: Array, damping: Damping) -> Factor:
     r"""The dual form.
 
     Cost: ``2 * N**2 * P`` multiplications per group, and one copy of the rows.
 
     Args:
         rows_GNP: X, ``[G, N, P]`` with N < P, float32 or float64.
-        lam: :math:`\lambda`.
+        damping: :math:`\lambda`.
 
     Returns:
         The factor; NaN where X is not finite.
@@ -102,13 +102,13 @@ def factorise_rows(rows_GNP: Array, lam: Lam) -> Factor:
     with float64_allowed(wide):
         kernel_GNN = _kernel(rows_GNP, wide)
         trace_G = _trace(kernel_GNN)
-        lam_G = resolve(lam, trace_G / num_rows, num_entries, wide)
+        lam_G = resolve(damping, trace_G / num_rows, num_entries, wide)
         if dtype == np.float64:
             lower_GNN = _cholesky(kernel_GNN, num_rows * lam_G)
             eye_GNN = cast(_is_diagonal(kernel_GNN), wide)
             inner_GNN = -eye_GNN / lam_G[:, None, None]
         else:
-            least_G = resolve(0.0, trace_G, num_rows, wide)
+            least_G = resolve(Damping(0.0), trace_G, num_rows, wide)
             lower_GNN = _cholesky(kernel_GNN, least_G)
             gram_GNN = product(lower_GNN, lower_GNN, (1, 1)) / num_rows
             inner_GNN = _inverse(_cholesky(gram_GNN, lam_G))
@@ -164,6 +164,29 @@ def _apply(grad_GOP: Array, factor: Factor, anywhere: bool) -> Array:
                 result -= outer * inside_GON
             return cast(product(result, basis, (2, 1)) + outer * grad, grad_GOP.dtype)
         return cast(product(result, basis, (2, 1)), grad_GOP.dtype)
+
+
+def resolve(damping: Damping, trace_G: Array, num_entries: int, dtype: Dtype) -> Array:
+    r"""Say what is added to the diagonal of A.
+
+    Args:
+        damping: :math:`\lambda`.
+        trace_G: tr A, in the dtype of the factorisation.
+        num_entries: n.
+        dtype: in which A's products were formed.
+
+    Returns:
+        At least `trainact.damping.resolution` times tr A, ``[G]``. Nothing but zeros
+        has no size: there a relative λ is taken as it is.
+    """
+    products, factorisation = np.finfo(dtype), np.finfo(trace_G.dtype)
+    number = jnp.asarray(damping.lam).astype(trace_G.dtype)
+    wanted_G = jnp.broadcast_to(number, trace_G.shape)
+    if damping.relative:
+        wanted_G = jnp.where(trace_G > 0, wanted_G * (trace_G / num_entries), wanted_G)
+    least = resolution(float(products.eps), float(factorisation.eps))
+    floor_G = jnp.maximum(least * trace_G, float(products.tiny))
+    return jnp.maximum(floor_G, wanted_G)
 
 
 def _kernel(rows_GNP: Array, wide: Dtype) -> Array:

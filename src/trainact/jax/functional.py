@@ -9,25 +9,32 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from trainact.jax.checks import check_damping, check_floating
-from trainact.jax.damping import Lam
+from trainact.damping import Damping
+from trainact.jax.checks import check_floating
+from trainact.jax.damping import check_damping
 from trainact.jax.factor import Factor, factorise_gram
-from trainact.jax.geometry import Geometry, Padding, axes_of_layout, make_geometry
+from trainact.jax.layouts import (
+    InputLayout,
+    Padding,
+    axes_of_layout,
+    conv_layout,
+    dense_layout,
+)
 from trainact.jax.precision import (
     accumulation_dtype,
     cast,
     float64_allowed,
     statistics_dtype,
 )
-from trainact.jax.precondition import (
+from trainact.jax.preconditioner import (
     apply_to_kernel,
     entries_of,
     mark,
     mark_with,
 )
+from trainact.jax.sharding import split_freely
 from trainact.jax.statistics import AxisName, mean_products
 from trainact.jax.sums import GramSums, wide_products
-from trainact.jax.varying import split_freely
 
 LAYOUTS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
 
@@ -89,19 +96,15 @@ def patch_gram(
         )
         raise ValueError(msg)
     axes = axes_of_layout(letters, "N", "C")
-    _, channels, *spatial = (x.shape[axis] for axis in axes)
-    geometry = make_geometry(
-        spatial, channels, kernel_size, stride, padding, dilation, groups, axes
-    )
-    if geometry.num_rows(x.shape) == 0:
+    read = conv_layout(x.shape, axes, kernel_size, stride, padding, dilation, groups)
+    if not read.has_rows(x):
         msg = (
-            f"x of shape {x.shape} has no patches of size {geometry.kernel_size}: the "
-            f"output would be {geometry.output_size(spatial)} positions of "
-            f"{x.shape[axes[0]]} images"
+            f"x of shape {x.shape} has no patches of size {read.geometry.kernel_size}: "
+            f"it has {x.shape[axes[0]]} images, padded by {read.geometry.padding}"
         )
         raise ValueError(msg)
     with float64_allowed(accumulation_dtype(x.dtype)):
-        gram_GPP = split_freely(partial(_patch_gram, geometry, axis_name), x)
+        gram_GPP = split_freely(partial(_patch_gram, read, axis_name), x)
     return gram_GPP[0] if groups == 1 else gram_GPP
 
 
@@ -195,7 +198,8 @@ def precondition(
         msg = f"x has shape {x.shape}: there are no rows"
         raise ValueError(msg)
     _check_entries(weight, axes, x.shape[-1], 1)
-    return mark(weight, x, check_damping(lam, relative), axes, None, axis_name)
+    damping = check_damping(lam, relative)
+    return mark(weight, x, damping, axes, dense_layout(x), axis_name)
 
 
 def precondition_gradient(grad: Array, factor: Factor, *, layout: str) -> Array:
@@ -239,23 +243,24 @@ def precondition_gradient(grad: Array, factor: Factor, *, layout: str) -> Array:
 
 # Compiled as one also where the user's code is not.
 @partial(jax.jit, static_argnums=(0, 1))
-def _patch_gram(geometry: Geometry, axis_name: AxisName, x: Array) -> Array:
-    return cast(mean_products(x, geometry, axis_name), statistics_dtype(x.dtype))
+def _patch_gram(layout: InputLayout, axis_name: AxisName, x: Array) -> Array:
+    gram_GPP = mean_products(layout.order(x), layout.geometry, axis_name)
+    return cast(gram_GPP, statistics_dtype(x.dtype))
 
 
 @jax.jit
-def _factorise(gram_GPP: Array, lam: Lam) -> Factor:
+def _factorise(gram_GPP: Array, damping: Damping) -> Factor:
     dtype = gram_GPP.dtype
     wide = cast(gram_GPP, accumulation_dtype(dtype))
-    return factorise_gram(wide, lam, statistics_dtype(dtype))
+    return factorise_gram(wide, damping, statistics_dtype(dtype))
 
 
 @jax.jit
-def _factorise_sums(sums: GramSums, lam: Lam) -> Factor:
+def _factorise_sums(sums: GramSums, damping: Damping) -> Factor:
     products_GPP = wide_products(sums)
     # Of no rows A is zero, not NaN.
     num_rows = cast(jnp.maximum(sums.rows, 1), products_GPP.dtype)
-    return factorise_gram(products_GPP / num_rows, lam, sums.products.dtype)
+    return factorise_gram(products_GPP / num_rows, damping, sums.products.dtype)
 
 
 def _kernel_axes(weight: Array, layout: str) -> tuple[int, ...]:

@@ -1,7 +1,5 @@
 """A layer's input -> XᵀX of its rows, a tile at a time.
 
-A geometry of None stands for a dense layer, whose rows are the input's vectors.
-
 Legend: B batch, C input channels, G groups, N rows, P entries of a row.
 """
 
@@ -14,8 +12,9 @@ from dataclasses import replace
 from jax import Array, lax
 from jax.export import is_symbolic_dim
 
-from trainact.jax.geometry import Geometry
-from trainact.jax.patches import pad, to_images, unfold_columns
+from trainact.geometry import Geometry
+from trainact.jax.matmul import on_cpu, rows_per_tile, sum_over, sum_self_product
+from trainact.jax.patches import pad, unfold_columns
 from trainact.jax.precision import (
     Dtype,
     accumulation_dtype,
@@ -23,33 +22,6 @@ from trainact.jax.precision import (
     float64_allowed,
     statistics_dtype,
 )
-from trainact.jax.products import on_cpu, rows_per_tile, sum_over, sum_self_product
-
-
-def count_rows(x: Array, geometry: Geometry | None) -> int:
-    """Rows that a layer makes of its input, the paper's b.
-
-    Args:
-        x: the layer's input.
-        geometry: of the layer.
-
-    Returns:
-        Vectors, or images times output positions.
-    """
-    return math.prod(x.shape[:-1]) if geometry is None else geometry.num_rows(x.shape)
-
-
-def count_entries(x: Array, geometry: Geometry | None) -> int:
-    """Entries of a row, the paper's n.
-
-    Args:
-        x: the layer's input.
-        geometry: of the layer.
-
-    Returns:
-        Features, or channels per group x kernel positions.
-    """
-    return x.shape[-1] if geometry is None else geometry.num_entries
 
 
 def is_symbolic(x: Array) -> bool:
@@ -64,31 +36,14 @@ def is_symbolic(x: Array) -> bool:
     return any(map(is_symbolic_dim, x.shape))
 
 
-def extract_rows(x: Array, geometry: Geometry | None) -> Array:
-    """Write all rows out, for the dual form.
-
-    Args:
-        x: the layer's input.
-        geometry: of the layer.
-
-    Returns:
-        X, ``[G, N, P]``, float32 or float64.
-    """
-    wide = cast(x, statistics_dtype(x.dtype))
-    if geometry is None:
-        return wide.reshape(1, -1, x.shape[-1])
-    columns_GPN = unfold_columns(pad(to_images(wide, geometry), geometry), geometry)
-    return columns_GPN.swapaxes(1, 2)
-
-
-def sum_products(x: Array, geometry: Geometry | None) -> Array:
+def compute_gram(x: Array, geometry: Geometry) -> Array:
     """Sum over the rows of their outer products, XᵀX.
 
     Cost: ``N * P**2`` multiplications per group and one pass over the patches. At most
     `tile_bytes` of patches exist at a time.
 
     Args:
-        x: the layer's input, at least one row.
+        x: ``[..., C, *spatial]``, at least one row.
         geometry: of the layer.
 
     Returns:
@@ -98,9 +53,9 @@ def sum_products(x: Array, geometry: Geometry | None) -> Array:
     with float64_allowed(wide):
         if is_symbolic(x):  # Of blocks that cannot be counted, all sums are wide.
             x = cast(x, wide)
-        if geometry is None:
-            return _sum_vectors(x.reshape(-1, x.shape[-1]), wide)
-        return _sum_images(to_images(x, geometry), geometry, wide)
+        if geometry.num_spatial:
+            return _sum_images(x, geometry, wide)
+        return _sum_vectors(x.reshape(-1, geometry.channels), wide)
 
 
 def _sum_vectors(x_NP: Array, wide: Dtype) -> Array:
@@ -153,7 +108,7 @@ def _sum_lines(images: Array, geometry: Geometry, wide: Dtype) -> Array:
     outputs = geometry.output_size(images.shape[2:])
     width = len(images) * math.prod(outputs[1:])
     size = _even(outputs[0], max(1, _rows_per_tile(geometry) // width))
-    stride, extent = geometry.strides[0], geometry.extent[0]
+    stride, extent = geometry.stride[0], geometry.extent[0]
     bare = replace(geometry, padding=((0, 0),) * geometry.num_spatial)
 
     def products(line: Array | int, lines: int) -> Array:

@@ -19,7 +19,7 @@ need("flax")
 
 from flax import nnx
 
-from trainact.jax.checks import check_damping
+from trainact.jax.damping import check_damping
 from trainact.jax.operations import ConvGeneralDilated, DotGeneral
 from trainact.jax.statistics import AxisName
 

@@ -14,9 +14,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from trainact.jax.checks import check_damping
 from trainact.jax.conv import DimensionNumbers, mark_conv
-from trainact.jax.precondition import mark
+from trainact.jax.damping import check_damping
+from trainact.jax.layouts import dense_layout
+from trainact.jax.preconditioner import mark
 from trainact.jax.statistics import AxisName
 
 Contraction = tuple[Sequence[int], Sequence[int]]
@@ -174,16 +175,17 @@ class DotGeneral(_Operation):
         if lhs.size and rhs.size:
             rows = jnp.moveaxis(lhs, summed_x, range(-len(summed_x), 0))
             entries = math.prod(lhs.shape[axis] for axis in summed_x)
+            rows = rows.reshape(-1, entries)
             outputs = tuple(axis for axis in range(rhs.ndim) if axis not in summed_w)
             # The entries' axes first; back again after the kernel is marked.
             order = (*summed_w, *outputs)
             weight = lax.transpose(rhs, order)
             marked = mark(
                 weight.reshape(entries, -1),
-                rows.reshape(-1, entries),
+                rows,
                 check_damping(self.lam, self.relative),
                 (1, 0),
-                None,
+                dense_layout(rows),
                 self.axis_name,
             )
             back = tuple(order.index(axis) for axis in range(rhs.ndim))

@@ -1,4 +1,4 @@
-"""Explicit patches of a convolution: the columns of the unfolded batch.
+"""Explicit patches: the rows of the unfolded batch, or its columns.
 
 Legend: B batch, C input channels, G groups, N rows (B x output positions), P entries of
 a patch within one group (C / G x kernel positions).
@@ -9,20 +9,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array, lax
 
-from trainact.jax.geometry import Geometry
-
-
-def to_images(x: Array, geometry: Geometry) -> Array:
-    """Bring an input's axes into the method's order.
-
-    Args:
-        x: as the layer takes it.
-        geometry: of the layer.
-
-    Returns:
-        ``[B, C, *spatial]``.
-    """
-    return lax.transpose(x, geometry.x_axes)
+from trainact.geometry import Geometry
+from trainact.jax.precision import cast, statistics_dtype
 
 
 def pad(images: Array, geometry: Geometry) -> Array:
@@ -63,7 +51,7 @@ def unfold_columns(padded: Array, geometry: Geometry) -> Array:
 
 def _unfold(view: Array, to: int, axis: int, geometry: Geometry, dim: int) -> Array:
     """Replace an axis by output positions; kernel positions become axis ``to``."""
-    size, stride = geometry.kernel_size[dim], geometry.strides[dim]
+    size, stride = geometry.kernel_size[dim], geometry.stride[dim]
     dilation = geometry.dilation[dim]
     outputs = (view.shape[axis] - geometry.extent[dim]) // stride + 1
     if dilation > 1:
@@ -84,3 +72,19 @@ def _unfold(view: Array, to: int, axis: int, geometry: Geometry, dim: int) -> Ar
         for step in range(steps)
     ]
     return lax.slice_in_dim(jnp.concatenate(shifted, axis=to), 0, size, axis=to)
+
+
+def extract_patches(x: Array, geometry: Geometry) -> Array:
+    """Unfold a layer's input into X: the rows of the dual form.
+
+    Args:
+        x: ``[..., C, *spatial]``.
+        geometry: of the layer.
+
+    Returns:
+        X, ``[G, N, P]``, float32 or float64.
+    """
+    wide = cast(x, statistics_dtype(x.dtype))
+    if not geometry.num_spatial:
+        return wide.reshape(1, -1, geometry.channels)
+    return unfold_columns(pad(wide, geometry), geometry).swapaxes(1, 2)

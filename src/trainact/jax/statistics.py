@@ -11,59 +11,54 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.export import is_symbolic_dim
 
-from trainact.jax.damping import Lam
+from trainact.damping import Damping
+from trainact.geometry import Geometry
 from trainact.jax.factor import Factor, factorise_gram, factorise_rows
-from trainact.jax.geometry import Geometry
-from trainact.jax.gram import (
-    count_entries,
-    count_rows,
-    extract_rows,
-    sum_products,
-)
+from trainact.jax.gram import compute_gram
+from trainact.jax.layouts import InputLayout
+from trainact.jax.patches import extract_patches
 from trainact.jax.precision import (
     accumulation_dtype,
     float64_allowed,
     statistics_dtype,
 )
-from trainact.jax.varying import split_freely
+from trainact.jax.sharding import split_freely
 
 AxisName = Hashable | tuple[Hashable, ...] | None
 
 
 def input_factor(
-    x: Array, geometry: Geometry | None, lam: Lam, axis_name: AxisName
+    x: Array, layout: InputLayout, damping: Damping, axis_name: AxisName
 ) -> Factor:
     r"""Factor of one call of a layer.
 
     Args:
         x: the layer's input, at least one row.
-        geometry: of the layer, or None for a dense one.
-        lam: :math:`\lambda`.
+        layout: of the input.
+        damping: :math:`\lambda`.
         axis_name: mapped axes whose rows belong together; each has as many.
 
     Returns:
         The primal form for at least as many rows as entries, otherwise the dual form.
     """
     with float64_allowed(accumulation_dtype(x.dtype)):
-        x, damping = lax.stop_gradient((x, jax.tree.map(jnp.asarray, lam)))
-
-        def factor(x: Array, damping: Lam) -> Factor:
-            return _input_factor(x, damping, geometry, axis_name)
-
-        return split_freely(factor, x, damping)
+        given = lax.stop_gradient((x, jax.tree.map(jnp.asarray, damping)))
+        return split_freely(partial(_input_factor, layout, axis_name), *given)
 
 
 # Compiled also where the user's code is not: hundreds of operations, one call. λ is an
 # argument, so that a schedule compiles nothing again.
-@partial(jax.jit, static_argnums=(2, 3))
+@partial(jax.jit, static_argnums=(0, 1))
 def _input_factor(
-    x: Array, lam: Lam, geometry: Geometry | None, axis_name: AxisName
+    layout: InputLayout, axis_name: AxisName, x: Array, damping: Damping
 ) -> Factor:
-    num_rows = count_rows(x, geometry) * axis_size(axis_name)
-    if _is_primal(num_rows, count_entries(x, geometry)):
+    geometry, x = layout.geometry, layout.order(x)
+    num_rows = geometry.num_rows(x.shape) * axis_size(axis_name)
+    if _is_primal(num_rows, geometry.num_entries):
         gram_GPP = mean_products(x, geometry, axis_name)
-        return factorise_gram(gram_GPP, lam, statistics_dtype(x.dtype))
-    return factorise_rows(_gather_rows(extract_rows(x, geometry), axis_name), lam)
+        return factorise_gram(gram_GPP, damping, statistics_dtype(x.dtype))
+    rows_GNP = _gather_rows(extract_patches(x, geometry), axis_name)
+    return factorise_rows(rows_GNP, damping)
 
 
 def _is_primal(num_rows: int, num_entries: int) -> bool:
@@ -82,19 +77,19 @@ def _is_primal(num_rows: int, num_entries: int) -> bool:
     return is_primal
 
 
-def mean_products(x: Array, geometry: Geometry | None, axis_name: AxisName) -> Array:
+def mean_products(x: Array, geometry: Geometry, axis_name: AxisName) -> Array:
     """A, over all rows of the mapped axes.
 
     Args:
-        x: the layer's input, at least one row.
-        geometry: of the layer, or None for a dense one.
+        x: ``[..., C, *spatial]``, at least one row.
+        geometry: of the layer.
         axis_name: mapped axes whose rows belong together.
 
     Returns:
         ``[G, P, P]`` in the dtype of the factorisation, which must be allowed.
     """
-    num_rows = count_rows(x, geometry) * axis_size(axis_name)
-    products_GPP = sum_products(x, geometry)
+    num_rows = geometry.num_rows(x.shape) * axis_size(axis_name)
+    products_GPP = compute_gram(x, geometry)
     if axis_name is not None:
         products_GPP = lax.psum(products_GPP, axis_name)
     return products_GPP / num_rows

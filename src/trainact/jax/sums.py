@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from trainact.jax.geometry import Geometry
-from trainact.jax.gram import count_entries, count_rows, sum_products
+from trainact.jax.gram import compute_gram
+from trainact.jax.layouts import InputLayout
 from trainact.jax.precision import (
     Dtype,
     accumulation_dtype,
@@ -20,7 +20,7 @@ from trainact.jax.precision import (
     float64_allowed,
     statistics_dtype,
 )
-from trainact.jax.varying import split_freely
+from trainact.jax.sharding import split_freely
 
 
 @partial(
@@ -74,29 +74,30 @@ class GramSums:
         return cls(zeros, remainder, jnp.zeros((), kept))
 
 
-def input_sums(x: Array, geometry: Geometry | None) -> GramSums:
+def input_sums(x: Array, layout: InputLayout) -> GramSums:
     """Sums over the rows of a layer's input.
 
     Args:
         x: the layer's input.
-        geometry: of the layer, or None for a dense one.
+        layout: of the input.
 
     Returns:
         The sums; zeros if there are no rows.
     """
     x = lax.stop_gradient(x)
-    if count_rows(x, geometry) == 0:
-        groups = 1 if geometry is None else geometry.groups
-        return GramSums.zeros(count_entries(x, geometry), groups, x.dtype)
+    if not layout.has_rows(x):
+        geometry = layout.geometry
+        return GramSums.zeros(geometry.num_entries, geometry.groups, x.dtype)
     with float64_allowed(accumulation_dtype(x.dtype)):
-        return split_freely(partial(_input_sums, geometry), x)
+        return split_freely(partial(_input_sums, layout), x)
 
 
 @partial(jax.jit, static_argnums=0)
-def _input_sums(geometry: Geometry | None, x: Array) -> GramSums:
+def _input_sums(layout: InputLayout, x: Array) -> GramSums:
+    geometry, x = layout.geometry, layout.order(x)
     dtype = statistics_dtype(x.dtype)
-    rows = jnp.asarray(count_rows(x, geometry), dtype)
-    return _split(sum_products(x, geometry), dtype, rows)
+    rows = jnp.asarray(geometry.num_rows(x.shape), dtype)
+    return _split(compute_gram(x, geometry), dtype, rows)
 
 
 def wide_products(sums: GramSums) -> Array:

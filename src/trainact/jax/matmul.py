@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.export import is_symbolic_dim
 
 from trainact.jax.precision import Dtype, cast, product
-from trainact.jax.varying import varies_over, vary_over
+from trainact.jax.sharding import varies_over, vary_over
 
 # Rows that one float32 sum runs over, unless a matrix per block would be larger than
 # the block. With half as many, errors are 1.2 times smaller.

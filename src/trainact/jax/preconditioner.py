@@ -12,6 +12,7 @@ Legend: G groups, O outputs of one group, P entries of a row.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,13 +22,13 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
+from trainact.damping import Damping
 from trainact.jax.checks import check_floating
-from trainact.jax.damping import Lam, Relative
 from trainact.jax.factor import Factor, apply_factor
-from trainact.jax.geometry import Geometry
+from trainact.jax.layouts import InputLayout
 from trainact.jax.precision import float64_allowed
+from trainact.jax.sharding import split_freely
 from trainact.jax.statistics import AxisName, input_factor
-from trainact.jax.varying import split_freely
 
 
 class Call(NamedTuple):
@@ -35,31 +36,31 @@ class Call(NamedTuple):
 
     Attributes:
         axes: where the kernel has its outputs, its inputs, its spatial dimensions.
-        geometry: of the layer; None for a dense one.
-        lam: :math:`\lambda`; None if its number is an array.
+        layout: of the layer's input.
+        damping: :math:`\lambda`; its number is None where that is an array.
     """
 
     axes: tuple[int, ...]
-    geometry: Geometry | None = None
-    lam: Lam | None = None
+    layout: InputLayout
+    damping: Damping
 
 
 def mark(
     w: Array,
     x: Array,
-    lam: Lam,
+    damping: Damping,
     axes: tuple[int, ...],
-    geometry: Geometry | None,
+    layout: InputLayout,
     axis_name: AxisName,
 ) -> Array:
     r"""Pass a kernel on; its gradient will be preconditioned for this input.
 
     Args:
         w: the kernel.
-        x: the layer's input, at least one row.
-        lam: :math:`\lambda`, checked.
+        x: the layer's input.
+        damping: :math:`\lambda`, checked.
         axes: where the kernel has its outputs, its inputs, its spatial dimensions.
-        geometry: of the layer; None for a dense one.
+        layout: of the input.
         axis_name: mapped axes whose rows belong together.
 
     Returns:
@@ -69,17 +70,20 @@ def mark(
         ValueError: if a dtype is not real and floating.
     """
     w, x = check_floating("kernel", w), check_floating("x", x)
+    if not (x.size and w.size and layout.has_rows(x)):
+        return w
     # Slices, as a constant of NumPy that vmap maps is not one of JAX yet.
     leaves_span = _leaves_span(*(lax.slice_in_dim(a, 0, 0) for a in (w, x)))
     if axis_name is not None:
         # Not in the forward rule: JAX may trace that after the axis has lost its name.
-        factor = input_factor(x, geometry, lam, axis_name)
-        return _mark(Call(axes), _depend_on(w, factor), factor, None, leaves_span)
-    is_array = isinstance(lam.lam if isinstance(lam, Relative) else lam, Array)
-    call = Call(axes, geometry, None if is_array else lam)
-    source, number = lax.stop_gradient((x, lam if is_array else None))
-    w = _depend_on(w, (source, number))
-    return _mark(call, w, source, number, leaves_span)
+        factor = input_factor(x, layout, damping, axis_name)
+        return _mark_with(axes, _depend_on(w, factor), factor, leaves_span)
+    number = damping.lam if isinstance(damping.lam, Array) else None
+    if number is not None:
+        damping = replace(damping, lam=None)
+    x, number = lax.stop_gradient((x, number))
+    w = _depend_on(w, (x, number))
+    return _mark(Call(axes, layout, damping), w, x, number, leaves_span)
 
 
 def mark_with(w: Array, factor: Factor, axes: tuple[int, ...]) -> Array:
@@ -95,7 +99,7 @@ def mark_with(w: Array, factor: Factor, axes: tuple[int, ...]) -> Array:
     """
     factor = lax.stop_gradient(factor)
     # Such a factor is of a Gram matrix, for any gradient.
-    return _mark(Call(axes), _depend_on(w, factor), factor, None, np.array(True))
+    return _mark_with(axes, _depend_on(w, factor), factor, np.array(True))
 
 
 def apply_to_kernel(
@@ -141,28 +145,53 @@ def entries_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
     return math.prod(shape[axis] for axis in axes[1:])
 
 
+Kept = tuple[Factor, Array]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mark_with(
+    axes: tuple[int, ...], w: Array, factor: Factor, leaves_span: Array
+) -> Array:
+    del axes, factor, leaves_span
+    return w
+
+
+def _mark_with_forward(
+    axes: tuple[int, ...], w: Array, factor: Factor, leaves_span: Array
+) -> tuple[Array, Kept]:
+    del axes
+    return w, (factor, leaves_span)
+
+
+def _mark_with_backward(
+    axes: tuple[int, ...], kept: Kept, grad: Array
+) -> tuple[Array, None, None]:
+    factor, leaves_span = kept
+    return apply_to_kernel(grad, factor, axes, leaves_span), None, None
+
+
+_mark_with.defvjp(_mark_with_forward, _mark_with_backward)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _mark(
-    call: Call, w: Array, source: Array | Factor, lam: Lam | None, leaves_span: Array
+    call: Call, w: Array, x: Array, number: Array | None, leaves_span: Array
 ) -> Array:
-    del call, source, lam, leaves_span
+    del call, x, number, leaves_span
     return w
 
 
 def _mark_forward(
-    call: Call, w: Array, source: Array | Factor, lam: Lam | None, leaves_span: Array
-) -> tuple[Array, tuple[Factor, Array]]:
-    if isinstance(source, Factor):
-        return w, (source, leaves_span)
-    damping: Any = lam if call.lam is None else call.lam
-    return w, (input_factor(source, call.geometry, damping, None), leaves_span)
+    call: Call, w: Array, x: Array, number: Array | None, leaves_span: Array
+) -> tuple[Array, Kept]:
+    damping = call.damping if number is None else replace(call.damping, lam=number)
+    return w, (input_factor(x, call.layout, damping, None), leaves_span)
 
 
 def _mark_backward(
-    call: Call, kept: tuple[Factor, Array], grad: Array
+    call: Call, kept: Kept, grad: Array
 ) -> tuple[Array, None, None, None]:
-    factor, leaves_span = kept
-    return apply_to_kernel(grad, factor, call.axes, leaves_span), None, None, None
+    return *_mark_with_backward(call.axes, kept, grad), None
 
 
 _mark.defvjp(_mark_forward, _mark_backward)
