@@ -1,7 +1,8 @@
-"""What `import trainact` adds to `import torch`.
+"""What trainact adds to `import torch`: what a script that calls `apply` loads.
 
 python -m benchmarks.import_time [--rounds N] [--out FILE]
 
+`import trainact` alone loads nothing: a module is loaded when a name of it is used.
 Every round starts a new process for each case, in random order: it imports torch, then
 what the case adds. Two kinds of time: by the clock, which other work on the machine
 prolongs, and of the processor alone. Bytecode is there, as after an installation.
@@ -28,7 +29,7 @@ from trainact.lab.environment import describe
 
 # `compiler` is what an early import of torch.compile's machinery would cost.
 CASES = {
-    "trainact": "import trainact",
+    "trainact": "import trainact; trainact.apply",
     "nothing": "pass",
     "compiler": "import torch._dynamo",
 }
