@@ -24,6 +24,7 @@ class Case:
     kernel: tuple[int, ...]  # outputs, inputs, spatial; outputs, inputs if dense
     settings: dict[str, Any]
     pairs: tuple[tuple[int, int], ...] = ()
+    scales: tuple[float, ...] = (1.0,)  # of the images' channels, one for each group
 
     @property
     def is_dense(self) -> bool:
@@ -43,7 +44,12 @@ class Case:
         """Images, kernel and output gradient in float64 and canonical order."""
         rng = np.random.default_rng(seed)
         x, w = rng.standard_normal(self.images), rng.standard_normal(self.kernel)
-        return x, w, rng.standard_normal((*self.output_shape(),))
+        size = [1] * x.ndim
+        axis = x.ndim - len(self.kernel) + 1  # of the channels
+        size[axis] = -1
+        scale = np.repeat(self.scales, x.shape[axis] // len(self.scales))
+        grad_z = rng.standard_normal((*self.output_shape(),))
+        return x * scale.reshape(size), w, grad_z
 
     def output_shape(self) -> tuple[int, ...]:
         if self.is_dense:
@@ -120,19 +126,29 @@ class Case:
             self.groups,
         )
 
-    def oracle(self, x, grad_z, lam: float = 0.1) -> np.ndarray:
+    def truth(self, dtype, seed: int = 0, **damping) -> np.ndarray:
+        """The oracle's gradient for what is `given`."""
+        x, _, grad_z = (a.astype(dtype).astype("float64") for a in self.arrays(seed))
+        return self.oracle(x, grad_z, **damping)
+
+    def oracle(self, x, grad_z, lam: float = 0.1, relative: bool = False) -> np.ndarray:
         """TrAct's gradient from canonical arrays, in the layer's own layout."""
         if not self.is_dense:
             grad_z = np.moveaxis(grad_z, 1, -1)
         grads = grad_z.reshape(-1, self.groups, self.kernel[0] // self.groups)
         blocks = [
-            reference.tract_gradient(grad_NO, x_NP, lam)
+            reference.tract_gradient(grad_NO, x_NP, lam * size_of(x_NP, relative))
             for grad_NO, x_NP in zip(
                 np.moveaxis(grads, 1, 0), self.rows(x), strict=True
             )
         ]
         grad = np.concatenate(blocks).reshape(self.kernel)
         return grad.T if self.is_dense else to_layout(grad, self.layouts[1], "OI")
+
+
+def size_of(x_NP: np.ndarray, relative: bool) -> float:
+    """The unit of λ; nothing but zeros has no size."""
+    return float(np.mean(x_NP**2)) or 1.0 if relative else 1.0
 
 
 def to_layout(array, layout: str, first: str = "NC"):

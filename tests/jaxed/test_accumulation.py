@@ -1,4 +1,4 @@
-"""Sums over micro-batches, preconditioned once, are the whole batch's update."""
+"""Sums over micro-batches: the ways to add them, and factors made of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
-from tests.tolerances import FLOAT32_PROMISE, GRAM_EPS, ORACLE_RTOL, relative_error
+from tests.tolerances import FLOAT32_PROMISE, GRAM_EPS, relative_error
 from trainact.jax import (
     Factor,
     GramSums,
@@ -20,51 +19,7 @@ from trainact.jax import (
     precondition_gradient,
 )
 
-from .cases import draw_case
-
 pytestmark = pytest.mark.usefixtures("strict_jax")
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("spatial", [0, 2])
-def test_accumulated_gradient_is_the_whole_batch(spatial: int, dtype: str) -> None:
-    rng, parts = np.random.default_rng(3), 4
-    tolerance = {"float32": FLOAT32_PROMISE, "float64": ORACLE_RTOL}[dtype]
-    layout = "IO" if spatial == 0 else None
-    for _ in range(4):
-        case = draw_case(rng, spatial)
-        batches = [case.arrays(seed) for seed in range(parts)]
-        with jax.enable_x64(dtype == "float64"):
-            arrays = [case.given(dtype, seed) for seed in range(parts)]
-            w = arrays[0][1]
-            xs, grads_z = (jnp.stack([a[i] for a in arrays]) for i in (0, 2))
-
-            def add(carry, batch, case=case, w=w):
-                grad, sums = carry
-                x, grad_z = batch
-                _, pull = jax.vjp(lambda w: case.plain(x, w), w)
-                more = (
-                    dense_sums(x) if case.is_dense else conv_sums(x, w, **case.settings)
-                )
-                return (grad + pull(grad_z)[0], sums + more), None
-
-            entries = int(np.prod(case.kernel[1:]))
-            zero = jnp.zeros_like(w), GramSums.zeros(entries, case.groups, dtype)
-            step = jax.jit(
-                lambda *batch, zero=zero, add=add: lax.scan(add, zero, batch)[0]
-            )
-            grad, sums = step(xs, grads_z)
-            factor = factorise(sums, 0.1)
-            result = precondition_gradient(
-                grad, factor, layout=layout or case.layouts[1]
-            )
-        axis = 0 if len(case.images) > 1 else None
-        if axis is None:
-            x, grad_z = (np.stack([b[i] for b in batches]) for i in (0, 2))
-        else:
-            x, grad_z = (np.concatenate([b[i] for b in batches]) for i in (0, 2))
-        x, grad_z = (a.astype(dtype).astype("float64") for a in (x, grad_z))
-        assert relative_error(result, case.oracle(x, grad_z)) < tolerance, case
 
 
 def test_ways_to_add() -> None:

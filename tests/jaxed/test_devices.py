@@ -6,6 +6,8 @@ on meshes with automatic and with explicit axes.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,8 @@ PROBLEMS = {
     "dual": (tract_dense, (16, 20), (20, 3)),
     "primal together": (tract_dense, (64, 20), (20, 3)),
     "conv": (conv, (8, 5, 5, 2), (3, 3, 2, 4)),
+    "relative": (partial(tract_dense, relative=True), (16, 6), (6, 3)),
+    "relative, dual": (partial(tract_dense, relative=True), (16, 20), (20, 3)),
 }
 problems = pytest.mark.parametrize("name", list(PROBLEMS))
 counts = pytest.mark.parametrize("count", [1, 2, 4, 8])
@@ -37,6 +41,8 @@ def make(name: str):
     layer, x_shape, w_shape = PROBLEMS[name]
     rng = np.random.default_rng(0)
     x, w = (jnp.asarray(rng.standard_normal(s), "float32") for s in (x_shape, w_shape))
+    if "relative" in name:  # every device's rows are of another size
+        x *= jnp.geomspace(0.1, 3, len(x))[:, None]
 
     def loss(w, x, **more):
         return jnp.square(jnp.tanh(layer(x, w, **more))).mean()
@@ -106,13 +112,13 @@ def test_without_axis_name_each_device_has_its_own_statistics(name, devices) -> 
 
 @problems
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("count", [2, 8])
-def test_sharded_jit(name: str, kind: AxisType, count: int, devices) -> None:
+@pytest.mark.parametrize(("count", "settings"), [(2, {}), (8, {"lam": 0.1})])
+def test_sharded_jit(name: str, kind: AxisType, count, settings, devices) -> None:
     loss, w, x = make(name)
     mesh = mesh_of(devices, count, kind)
     w_split = jax.device_put(w, NamedSharding(mesh, P()))
     x_split = jax.device_put(x, NamedSharding(mesh, P("data")))
-    grad = jax.jit(jax.grad(loss))(w_split, x_split)
+    grad = jax.jit(jax.grad(loss))(w_split, x_split, **settings)  # λ is traced
     assert relative_error(grad, jax.grad(loss)(w, x)) < FLOAT32_PROMISE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,17 @@ import trainact.jax.equinox
 import trainact.jax.linen
 import trainact.jax.nnx
 from tests.tolerances import FLOAT32_PROMISE, relative_error
-from trainact.jax import ConvGeneralDilated, DotGeneral, tract_conv, tract_dense
+from trainact.jax import (
+    ConvGeneralDilated,
+    DotGeneral,
+    factorise,
+    precondition,
+    tract_conv,
+    tract_dense,
+)
 
 LAM = 0.2
+relatives = pytest.mark.parametrize("relative", [False, True])
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -70,17 +79,18 @@ CONVOLUTIONS: list[dict[str, Any]] = [
     {"padding": "CIRCULAR"},
     {"padding": "REFLECT"},
     {"feature_group_count": 3, "out": 6},
+    {"feature_group_count": 3, "out": 6, "relative": True},
 ]
 
 
 @pytest.mark.parametrize("settings", CONVOLUTIONS, ids=str)
 def test_nnx_convolution(settings: dict[str, Any]) -> None:
     settings = {**settings}
-    out = settings.pop("out", 8)
+    out, relative = settings.pop("out", 8), settings.pop("relative", False)
     layer = nnx.Conv(3, out, (3, 3), rngs=nnx.Rngs(0), **settings)
     x = images(4, 9, 9, 3)
     plain, value = grads_of(layer, x), layer(x)
-    trainact.jax.nnx.apply(layer, LAM)
+    trainact.jax.nnx.apply(layer, LAM, relative=relative)
     found = grads_of(layer, x)
     assert jnp.array_equal(layer(x), value)
     padding: Any = settings.get("padding", "SAME")
@@ -97,6 +107,7 @@ def test_nnx_convolution(settings: dict[str, Any]) -> None:
             kernel,
             bias,
             LAM,
+            relative=relative,
             strides=settings.get("strides", 1),
             padding=padding,
             rhs_dilation=settings.get("kernel_dilation", 1),
@@ -118,18 +129,20 @@ def test_nnx_more_than_one_batch_axis_and_none() -> None:
     close(grads_of(layer, x[0, 0]), grads_of(layer, x[0, :1]))
 
 
+@relatives
 @pytest.mark.parametrize("rows", [(4,), (16,), (2, 9)])
-def test_nnx_linear(rows: tuple[int, ...]) -> None:
+def test_nnx_linear(rows: tuple[int, ...], relative: bool) -> None:
     layer = nnx.Linear(6, 4, rngs=nnx.Rngs(0))
     general = nnx.LinearGeneral((2, 3), (2, 2), axis=(-2, -1), rngs=nnx.Rngs(0))
     general.kernel[...] = layer.kernel[...].reshape(2, 3, 2, 2)
     x = images(*rows, 6)
     plain, value = grads_of(layer, x), layer(x)
     for one in (layer, general):
-        trainact.jax.nnx.apply(one, LAM)
+        trainact.jax.nnx.apply(one, LAM, relative=relative)
     found = grads_of(layer, x)
     assert jnp.array_equal(layer(x), value)
-    expected = jax.grad(lambda w: (tract_dense(x, w, lam=LAM) ** 2).sum())
+    ours = partial(tract_dense, lam=LAM, relative=relative)
+    expected = jax.grad(lambda w: (ours(x, w) ** 2).sum())
     close(found["kernel"], expected(layer.kernel[...]))
     assert jnp.array_equal(found["bias"], plain["bias"])
     folded = grads_of(general, x.reshape(*rows, 2, 3))["kernel"]
@@ -303,10 +316,12 @@ class Plain(nn.Module):
         return self.dense(5)(x.mean((1, 2)))
 
 
-def test_linen_layers_have_linens_names_and_parameters() -> None:
+@relatives
+def test_linen_layers_have_linens_names_and_parameters(relative: bool) -> None:
     x = images(4, 8, 8, 3)
     plain = Plain()
-    ours = Plain(trainact.jax.linen.Conv, trainact.jax.linen.Dense)
+    kinds = trainact.jax.linen.Conv, trainact.jax.linen.Dense
+    ours = Plain(*(partial(kind, lam=LAM, relative=relative) for kind in kinds))
     params = plain.init(jax.random.key(0), x)
     again = ours.init(jax.random.key(0), x)
     assert jax.tree.structure(params) == jax.tree.structure(again)
@@ -314,24 +329,25 @@ def test_linen_layers_have_linens_names_and_parameters() -> None:
     close(again, params)
     assert jnp.array_equal(plain.apply(params, x), ours.apply(params, x))
 
-    def loss(kernel: jax.Array) -> jax.Array:
-        values = params["params"]
+    def loss(conv: jax.Array, dense: jax.Array) -> jax.Array:
+        settings = {"lam": LAM, "relative": relative}
         z = tract_conv(
             x,
-            kernel,
-            values["Conv_0"]["bias"],
+            conv,
+            params["params"]["Conv_0"]["bias"],
             strides=2,
             padding="SAME",
             dimension_numbers=NUMBERS,
+            **settings,
         )
-        kernel = values["Dense_0"]["kernel"]
-        return ((nn.relu(z).mean((1, 2)) @ kernel) ** 2).sum()
+        return (tract_dense(nn.relu(z).mean((1, 2)), dense, **settings) ** 2).sum()
 
     found = jax.grad(lambda p: (ours.apply(p, x) ** 2).sum())(params)
-    close(
-        found["params"]["Conv_0"]["kernel"],
-        jax.grad(loss)(params["params"]["Conv_0"]["kernel"]),
+    kernels, wanted = (
+        [grads["params"][name]["kernel"] for name in ("Conv_0", "Dense_0")]
+        for grads in (params, found)
     )
+    close(wanted, jax.grad(loss, (0, 1))(*kernels))
 
 
 def tripled(operation: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -395,14 +411,16 @@ def layers_of(model: Small) -> tuple[Any, Any]:
     return model.first, model.head
 
 
+@relatives
 @pytest.mark.parametrize(
     "settings",
     [{}, {"stride": 2, "padding": 1}, {"padding": 1, "padding_mode": "CIRCULAR"}],
     ids=str,
 )
-def test_equinox_sees_the_whole_batch(settings: dict[str, Any]) -> None:
+def test_equinox_sees_the_whole_batch(settings: dict[str, Any], relative) -> None:
     plain = Small(jax.random.key(0), **settings)
-    model = trainact.jax.equinox.apply(plain, lambda m: m.first, LAM)
+    damping = {"lam": LAM, "relative": relative}
+    model = trainact.jax.equinox.apply(plain, lambda m: m.first, **damping)
     x = images(6, 3, 8, 8)
     batched = jax.vmap(model, axis_name="batch")
     assert jnp.array_equal(batched(x), jax.vmap(plain)(x))
@@ -416,9 +434,8 @@ def test_equinox_sees_the_whole_batch(settings: dict[str, Any]) -> None:
         padding = 0
 
     def loss(weight: jax.Array) -> jax.Array:
-        z = tract_conv(
-            seen, weight, lam=LAM, strides=settings.get("stride", 1), padding=padding
-        )
+        strides = settings.get("stride", 1)
+        z = tract_conv(seen, weight, strides=strides, padding=padding, **damping)
         pooled = jax.nn.relu(z + plain.first.bias).mean((2, 3))
         return ((pooled @ plain.head.weight.T + plain.head.bias) ** 2).sum()
 
@@ -427,16 +444,20 @@ def test_equinox_sees_the_whole_batch(settings: dict[str, Any]) -> None:
     close(found.first.bias, expected.first.bias)
 
 
-def test_equinox_linear_and_both_at_once() -> None:
+@relatives
+def test_equinox_linear_and_both_at_once(relative: bool) -> None:
     plain = eqx.nn.MLP(4, 2, 8, 1, key=jax.random.key(0))
-    model = trainact.jax.equinox.apply(plain, lambda m: m.layers[0], LAM)
+    model = trainact.jax.equinox.apply(
+        plain, lambda m: m.layers[0], LAM, relative=relative
+    )
     x = images(16, 4)
 
     def loss(model: Any) -> jax.Array:
         return (jax.vmap(model, axis_name="batch")(x) ** 2).sum()
 
     found, expected = eqx.filter_grad(loss)(model), eqx.filter_grad(loss)(plain)
-    inverse = jnp.linalg.inv(x.T @ x / 16 + LAM * jnp.eye(4))
+    lam = LAM * (x**2).mean() if relative else LAM
+    inverse = jnp.linalg.inv(x.T @ x / 16 + lam * jnp.eye(4))
     close(found.layers[0].weight, expected.layers[0].weight @ inverse)
     close(found.layers[1], expected.layers[1])
     both = trainact.jax.equinox.apply(Small(jax.random.key(0)), layers_of)
@@ -616,11 +637,43 @@ def test_equinox_layers_of_an_ensemble() -> None:
 
 
 def test_operations_are_equal_by_value() -> None:
-    assert ConvGeneralDilated(0.1) == ConvGeneralDilated(0.1)
-    assert hash(DotGeneral(0.1)) == hash(DotGeneral(0.1))
-    assert DotGeneral(0.1) != DotGeneral(0.2)
+    for kind in (ConvGeneralDilated, DotGeneral):
+        for settings in ({}, {"relative": True}):
+            assert kind(0.1, **settings) == kind(0.1, **settings)
+            assert hash(kind(0.1, **settings)) == hash(kind(0.1, **settings))
+        assert kind(0.1) != kind(0.2)
+        assert kind(relative=True) != kind()
+        assert "(lam=0.1, relative=True, " in repr(kind(relative=True))
     with pytest.raises(ValueError, match="lam=0"):
         DotGeneral(0)
+
+
+X, W = np.ones((4, 3), "float32"), np.ones((3, 2), "float32")
+ENTRANCES: list[Callable[..., Any]] = [
+    partial(tract_dense, X, W),
+    partial(tract_conv, X[None, None], W[None, None, :2], padding="SAME"),
+    partial(factorise, X[:3]),
+    partial(precondition, W, X, layout="IO"),
+    ConvGeneralDilated,
+    DotGeneral,
+    lambda relative: trainact.jax.nnx.apply(
+        network(), layer="first", relative=relative
+    ),
+    partial(trainact.jax.linen.Conv, 2, (3, 3)),
+    partial(trainact.jax.linen.Dense, 2),
+    lambda relative: trainact.jax.equinox.apply(
+        Small(jax.random.key(0)), layers_of, relative=relative
+    ),
+]
+
+
+@pytest.mark.parametrize("call", ENTRANCES)
+def test_what_says_relative_is_a_bool(call: Callable[..., Any]) -> None:
+    for value in ("yes", 1, None, 0.1):
+        with pytest.raises(TypeError, match=r"relative=.* is not True or False: give"):
+            call(relative=value)
+    with pytest.raises(TypeError, match=r"relative=.* is not True or False"):
+        jax.jit(lambda value: call(relative=value))(True)  # it cannot be traced
 
 
 def test_an_empty_batch_trains_nothing() -> None:

@@ -22,53 +22,42 @@ from tests.tolerances import (
 from trainact import reference
 from trainact.geometry import Geometry
 from trainact.jax import (
+    factorise,
     gram,
     matmul,
     patch_gram,
     precision,
+    precondition_gradient,
     tract_conv,
-    tract_dense,
 )
 
-from .cases import Case, draw_case, to_layout
+from .cases import Case
 
 pytestmark = pytest.mark.usefixtures("strict_jax")
 
 EPS = float(jnp.finfo("float32").eps)
 
 
-def dense_gradient(x, w, grad_z, lam: float = 0.1) -> jax.Array:
-    _, pull = jax.vjp(lambda w: tract_dense(x, w, lam=lam), w)
-    return pull(grad_z)[0]
-
-
-def problem(rows: int, entries: int, scale: float = 1.0, dtype: str = "float32"):
-    rng = np.random.default_rng(rows)
-    shapes = (rows, entries), (entries, 3), (rows, 3)
-    x, w, grad_z = (rng.standard_normal(shape) for shape in shapes)
-    return [jnp.asarray(a, dtype) for a in (x * scale, w, grad_z)]
-
-
-def oracle(x, grad_z, lam: float = 0.1) -> np.ndarray:
-    wide = (np.asarray(a, "float64") for a in (grad_z, x))
-    return reference.tract_gradient(*wide, lam).T
+def dense(rows: int, entries: int, scale: float = 1.0) -> Case:
+    return Case((rows, entries), (3, entries), {}, scales=(scale,))
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 64])
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6, 1.0, 255.0, 1e4])
 def test_scales(rows: int, scale: float) -> None:
-    x, w, grad_z = problem(rows, 8, scale)
-    result = dense_gradient(x, w, grad_z)
+    case = dense(rows, 8, scale)
+    result = case.gradient(*case.given("float32"))
     assert jnp.isfinite(result).all()
-    bound = solve_rtol(torch.float32, np.asarray(x, "float64"), 0.1)
-    assert relative_error(result, oracle(x, grad_z)) < max(bound, EPS)
+    (x_NP,) = case.rows(case.arrays()[0])
+    bound = solve_rtol(torch.float32, x_NP, 0.1)
+    assert relative_error(result, case.truth("float32")) < max(bound, EPS)
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (4, 6), (1, 6)])
 def test_constant_input(shape: tuple[int, int]) -> None:
     for value in (0.0, 1.0, 255.0, 1e4):
         x, w = jnp.full(shape, value), jnp.ones((6, 2))
-        grad = dense_gradient(x, w, jnp.ones((shape[0], 2)))
+        grad = dense(*shape).gradient(x, w, jnp.ones((shape[0], 2)))
         assert jnp.isfinite(grad).all(), value
         # One direction: its damped eigenvalue is 6 value² + λ.
         expected = shape[0] * value / (6 * value**2 + 0.1)
@@ -81,35 +70,44 @@ def test_constant_input(shape: tuple[int, int]) -> None:
 def test_one_long_row_keeps_its_digits() -> None:
     x = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (1, 50_000)), "float32")
     grad_z = jnp.asarray([[1.0, -2.0]])
-    grad = dense_gradient(x, jnp.zeros((50_000, 2)), grad_z)
+    grad = dense(1, 50_000).gradient(x, jnp.zeros((50_000, 2)), grad_z)
     row = np.asarray(x[0], "float64")
     truth = np.outer(row, np.asarray(grad_z[0])) / (row @ row + 0.1)
     assert relative_error(grad, truth) < FLOAT32_PROMISE
 
 
-@pytest.mark.parametrize("rows", [4, 20])
+relatives = pytest.mark.parametrize("relative", [False, True])
+forms = pytest.mark.parametrize("rows", [4, 20])  # of 8 entries
+
+
+@relatives
+@forms
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_not_finite_input(rows: int, value: float) -> None:
-    x, w, grad_z = problem(rows, 8)
-    grad = dense_gradient(x.at[1, 2].set(value), w, grad_z)
-    assert not jnp.isfinite(grad).all()
-    assert jnp.isfinite(dense_gradient(x, w, grad_z)).all()
+def test_not_finite_input(rows: int, value: float, relative: bool) -> None:
+    case = dense(rows, 8)
+    x, w, grad_z = case.given("float32")
+    gradient = partial(case.gradient, w=w, grad_z=grad_z, relative=relative)
+    assert not jnp.isfinite(gradient(x.at[1, 2].set(value))).all()
+    assert jnp.isfinite(gradient(x)).all()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("spatial", [0, 1, 2])
-def test_low_precision_inputs(spatial: int, dtype: str) -> None:
-    rng = np.random.default_rng(2)
-    for _ in range(5):
-        case = draw_case(rng, spatial)
-        given = case.given(dtype)
-        grad = jax.jit(case.gradient)(*given)
-        assert grad.dtype == dtype
-        x, _, grad_z = (
-            np.asarray(jnp.asarray(a, dtype), "float64") for a in case.arrays()
-        )
-        bound = max(solve_rtol(getattr(torch, dtype), r, 0.1) for r in case.rows(x))
-        assert relative_error(grad, case.oracle(x, grad_z)) < bound, case
+@relatives
+@forms
+def test_the_least_damping(rows: int, relative: bool) -> None:
+    case = dense(rows, 8, 30.0)
+    given = case.given("float32")
+    one, other = (case.gradient(*given, v, relative=relative) for v in (1e-30, 1e-20))
+    assert np.array_equal(one, other)
+    assert jnp.isfinite(one).all()
+
+
+@forms
+def test_a_relative_damping_of_zeros_is_taken_as_it_is(rows: int) -> None:
+    case = dense(rows, 8, 0.0)
+    assert not case.gradient(*case.given("float32"), relative=True).any()
+    factor = factorise(jnp.zeros((3, 3)), 0.25, relative=True)
+    unit = precondition_gradient(jnp.eye(3), factor, layout="OI")
+    assert np.array_equal(unit, 4 * np.eye(3))
 
 
 def test_statistics_of_low_precision_inputs_are_float32() -> None:
@@ -191,30 +189,17 @@ def test_without_float64(rows: int, monkeypatch, record_property) -> None:
     # As on a TPU: everything in float32.
     monkeypatch.setattr(precision, "FLOAT64_BACKENDS", ())
     for scale in (0.0, 1e-3, 1.0, 10.0, 255.0):
-        x, w, grad_z = problem(rows, 12, scale)
-        assert "f64" not in str(jax.make_jaxpr(dense_gradient)(x, w, grad_z))
-        result = dense_gradient(x, w, grad_z)
+        case = dense(rows, 12, scale)
+        given = case.given("float32")
+        assert "f64" not in str(jax.make_jaxpr(case.gradient)(*given))
+        result = case.gradient(*given)
         assert jnp.isfinite(result).all()
-        wide = np.asarray(x, "float64")
+        (wide,) = case.rows(case.arrays()[0])
         bound = solve_rtol(torch.float32, wide, 0.1)
         if rows < 12:
             # The span's basis is that of a kernel with 8 eps x trace added.
             sizes = np.linalg.svd(wide, compute_uv=False) ** 2
             bound = 8 * SAFETY * EPS * sizes.sum() / max(sizes.min(), EPS)
-        error = relative_error(result, oracle(x, grad_z))
+        error = relative_error(result, case.truth("float32"))
         record_property(f"error_at_scale_{scale:g}", error)
         assert error < max(bound, EPS)
-
-
-def test_optimality_of_a_layout() -> None:
-    # The same numbers in two layouts: one gradient.
-    first = Case((2, 3, 6, 5), (4, 3, 3, 2), {"padding": "VALID"}, ((0, 0),) * 2)
-    last = Case(
-        first.images,
-        first.kernel,
-        {"padding": "VALID", "dimension_numbers": ("NHWC", "HWIO", "NHWC")},
-        first.pairs,
-    )
-    one, other = (case.gradient(*case.given("float32")) for case in (first, last))
-    turned = to_layout(np.asarray(one), "HWIO", "OI")
-    assert relative_error(other, turned) < FLOAT32_PROMISE

@@ -1,7 +1,7 @@
 """The layers under JAX's transformations.
 
 1. Values, and the gradients of input and bias, are the plain layer's to the bit.
-2. jit, vmap, scan, checkpoint and their mixtures change nothing.
+2. λ may be traced; jit, vmap, scan, checkpoint and mixtures: `test_vmap`.
 3. A second call compiles nothing, and without a kernel's gradient nothing is computed.
 4. Differentiating twice takes the statistics as constants.
 5. What was differentiated with respect to the input may be differentiated once more.
@@ -25,7 +25,6 @@ from trainact.jax import (
     dense_sums,
     factorise,
     patch_gram,
-    precondition,
     precondition_gradient,
     tract_conv,
     tract_dense,
@@ -89,52 +88,6 @@ def test_everything_else_is_untouched(spatial: int) -> None:
 
 
 @problems
-def test_transformations_change_nothing(name: str) -> None:
-    loss, w, x = make(name)
-    xs = jnp.stack([x, 2 * x])
-    truth = jax.grad(loss)(w, x)
-    truths = jnp.stack([truth, jax.grad(loss)(w, 2 * x)])
-
-    def total(w, one):
-        def step(sum_, x):
-            return sum_ + one(w, x), None
-
-        return lax.scan(step, jnp.zeros(()), xs)[0]
-
-    results = {
-        "jit": (jax.jit(jax.grad(loss))(w, x), truth),
-        "value_and_grad": (jax.value_and_grad(loss)(w, x)[1], truth),
-        "grad of jit": (jax.grad(jax.jit(loss))(w, x), truth),
-        "remat": (jax.grad(jax.checkpoint(loss))(w, x), truth),
-        "vmap": (jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(w, xs), truths),
-        "map": (lax.map(lambda x: jax.grad(loss)(w, x), xs), truths),
-        "scan": (jax.grad(total)(w, loss), truths.sum(0)),
-        "scan, remat": (jax.grad(total)(w, jax.checkpoint(loss)), truths.sum(0)),
-    }
-    for transform, (result, expected) in results.items():
-        assert result.dtype == jnp.float32
-        assert relative_error(result, expected) < FLOAT32_PROMISE, transform
-
-
-@problems
-def test_examples_can_share_statistics(name: str) -> None:
-    # As in Equinox, where a layer sees one example and the model is mapped over them.
-    layer, _, _ = PROBLEMS[name]
-    _, w, x = make(name)
-
-    def loss(w, **more):
-        mapped = jax.vmap(lambda x: layer(x[None], w, **more), axis_name="examples")
-        z = mapped(x)
-        return jnp.square(jnp.tanh(z)).mean()
-
-    truth = jax.grad(make(name)[0])(w, x)
-    shared = jax.jit(jax.grad(partial(loss, axis_name="examples")))(w)
-    assert relative_error(shared, truth) < FLOAT32_PROMISE
-    alone = jax.jit(jax.grad(loss))(w)
-    assert relative_error(alone, truth) > FLOAT32_PROMISE
-
-
-@problems
 def test_optimised_code(name: str) -> None:
     # What users run; the other tests do without, see conftest.py.
     options = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
@@ -175,16 +128,29 @@ def test_without_a_kernel_gradient_there_are_no_statistics(name: str) -> None:
 
 
 @problems
-def test_damping_may_be_a_traced_value(name: str) -> None:
+@pytest.mark.parametrize("relative", [False, True])
+def test_damping_may_be_traced(name: str, relative: bool) -> None:
     layer, _, _ = PROBLEMS[name]
     _, w, x = make(name)
 
     def loss(w, lam):
-        return jnp.tanh(layer(x, w, lam=lam)).mean()
+        return jnp.tanh(layer(x, w, lam=lam, relative=relative)).mean()
 
-    traced = jax.jit(jax.grad(loss))(w, jnp.float32(0.2))
-    assert relative_error(traced, jax.grad(loss)(w, 0.2)) < FLOAT32_PROMISE
-    assert jax.grad(loss, argnums=1)(w, jnp.float32(0.2)) == 0
+    numbers = (0.05, 0.4)
+    truths = jnp.stack([jax.grad(loss)(w, lam) for lam in numbers])
+    lams, gradient = jnp.asarray(numbers, "float32"), partial(jax.grad(loss), w)
+    results = {
+        "jit": (jnp.stack([jax.jit(gradient)(lam) for lam in lams]), truths),
+        "vmap": (jax.vmap(gradient)(lams), truths),
+        "map": (lax.map(gradient, lams), truths),
+        "vmap inside": (
+            jax.grad(lambda w: jax.vmap(partial(loss, w))(lams).sum())(w),
+            truths.sum(0),
+        ),
+    }
+    for way, (result, truth) in results.items():
+        assert relative_error(result, truth) < FLOAT32_PROMISE, way
+    assert jax.grad(loss, argnums=1)(w, lams[0]) == 0
 
 
 def constant_factor_gradient(w, x, x_constant):
@@ -315,16 +281,3 @@ def test_float64_is_not_left_switched_on() -> None:
         assert jax.grad(loss)(w, x).dtype == jnp.float32
     assert jnp.zeros(1).dtype == jnp.float32
     assert not jax.config.jax_enable_x64
-
-
-@pytest.mark.parametrize("layout", ["IO", "OI"])
-def test_precondition_from_rows(layout: str) -> None:
-    x, w = draw(3, 2, 4), draw(4, 2, seed=1)
-    turn = (lambda w: w) if layout == "IO" else jnp.transpose
-
-    def loss(w):
-        marked = precondition(turn(w), x, 0.2, layout=layout)
-        return jnp.tanh(x @ turn(marked)).sum()
-
-    truth = jax.grad(lambda w: jnp.tanh(tract_dense(x, w, lam=0.2)).sum())(w)
-    assert relative_error(jax.grad(loss)(w), truth) < FLOAT32_PROMISE
