@@ -27,7 +27,7 @@ from .tolerances import FLOAT32_PROMISE, LAM_SET_RTOL, relative_error
 
 @pytest.fixture(autouse=True)
 def nothing_looked_at(monkeypatch) -> None:
-    monkeypatch.setattr(factor, "_looked_at", set())
+    monkeypatch.setattr(factor, "_checked", set())
 
 
 def gradient(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,30 +39,13 @@ class DampingWarning(UserWarning):
 def resolution(products_eps: float, factorisation_eps: float) -> float:
     """Least λ in units of tr A that rounding leaves (departure 3 of `trainact.factor`).
 
-    Args:
-        products_eps: of the dtype in which A's products were formed.
-        factorisation_eps: of the dtype of its sums and its Cholesky factor.
-
-    Returns:
-        The larger of what the two need.
+    Of the dtype in which A's products were formed, and of that of its factorisation.
     """
     return max(products_eps / 4, 8 * factorisation_eps)
 
 
 def check_damping(lam: Any, relative: Any) -> Damping:
-    r"""Check both arguments that make a damping.
-
-    Args:
-        lam: :math:`\lambda`.
-        relative: whether it is in units of tr A / n.
-
-    Returns:
-        Both in one.
-
-    Raises:
-        ValueError: if λ is not a positive finite number.
-        TypeError: if ``relative`` is not a bool.
-    """
+    """λ from a user's two arguments, checked."""
     return Damping(check_lam(lam), check_relative(relative))
 
 
@@ -93,5 +76,5 @@ class Relative(Damping):
     """The name that a relative damping has in pickles of earlier versions."""
 
     def __new__(cls, lam: float) -> Damping:  # pyright: ignore[reportInconsistentConstructor]
-        """Make what stands for it today."""
+        """Make the damping that stands for it today."""
         return Damping(lam, relative=True)

@@ -81,19 +81,11 @@ class Factor(NamedTuple):
         return (self.inner if self.basis is None else self.basis).shape[-1]
 
     def in_span(self) -> Factor:
-        """For gradients that are combinations of the rows and nothing else.
-
-        Returns:
-            The factor without what lies outside.
-        """
+        """The factor for gradients that are combinations of the rows."""
         return self._replace(outer=None)
 
     def transposed(self) -> Factor:
-        """What the gradient's multiplication is the transpose of.
-
-        Returns:
-            The factor whose product with a weight has this one's as its derivative.
-        """
+        """The factor whose product with a weight has this one's as its derivative."""
         outer = None if self.outer is None else self.outer.mT
         return Factor(self.inner.mT, self.basis, outer)
 
@@ -105,22 +97,16 @@ def factorise(
     span_GNP: Tensor | None = None,
     num_rows: int = 1,
 ) -> Factor:
-    r"""The primal form, :math:`(A + \lambda I)^{-1}`.
+    r"""The primal form, :math:`(A + \lambda I)^{-1}`; NaN where A is not finite.
 
-    Cost: about ``P**3`` multiplications per group in float64; no wait for the device.
+    ``gram_GPP`` is ``num_rows`` times A; ``dtype`` is that in which its products were
+    formed, and in which the inverse is kept. Cost: about ``P**3`` multiplications per
+    group in float64; no wait for the device.
 
-    Args:
-        gram_GPP: A, ``[G, P, P]``, or b times A.
-        damping: :math:`\lambda`.
-        dtype: in which A's products were formed, and in which the inverse is kept.
-        span_GNP: rows, fewer than entries, of which an ordinary gradient is a
-            combination; A may hold further ones. The inverse is then kept in two
-            parts, in A's dtype: :math:`U^\top U (A + \lambda I)^{-1}`, which takes out
-            what a gradient has outside their span, and the rest.
-        num_rows: b, where the matrix is b times A.
-
-    Returns:
-        The factor; NaN where A is not finite.
+    With ``span_GNP``, fewer rows than entries of which an ordinary gradient is a
+    combination (A may hold further rows), the inverse is kept in two parts in A's
+    dtype: :math:`U^\top U (A + \lambda I)^{-1}`, which removes what a gradient has
+    outside their span, and the rest.
     """
     _warn_once_if_raised(damping, gram_GPP, num_rows, dtype)
     if span_GNP is None and takes_inverse(gram_GPP, dtype):
@@ -141,21 +127,15 @@ def factorise(
 def factorise_rows(rows_GNP: Tensor, damping: Damping) -> Factor:
     r"""The dual form, :math:`U = L^{-1} X` and :math:`(L^\top L / b + \lambda I)^{-1}`.
 
-    Cost: ``2 * N**2 * P`` multiplications per group in float64, twice that for float64
-    rows, and one copy of the rows.
-
-    Args:
-        rows_GNP: X, the rows of the unfolded batch, ``[G, N, P]`` with N < P.
-        damping: :math:`\lambda`.
-
-    Returns:
-        The factor; NaN where X is not finite.
+    For rows ``[G, N, P]`` with N < P; NaN where they are not finite. Cost:
+    ``2 * N**2 * P`` multiplications per group in float64, twice that for float64 rows,
+    and one copy of the rows.
     """
     num_rows, num_entries = rows_GNP.shape[1:]
     dtype = statistics_dtype(rows_GNP)
     wide = accumulation_dtype(rows_GNP)
     lower_GNN, basis_GNP = _decompose(rows_GNP, dtype, twice=dtype == wide)
-    gram_GNN = _outer(lower_GNN.mT) / num_rows
+    gram_GNN = lower_GNN.mT @ lower_GNN / num_rows
     lam_G = resolve(damping, _trace(gram_GNN), num_entries, gram_GNN.dtype)
     inner_GNN = torch.cholesky_inverse(_cholesky(gram_GNN, lam_G))
     return Factor(inner_GNN, basis_GNP, (1 / lam_G)[:, None, None])
@@ -169,17 +149,11 @@ def apply_factor(
 ) -> Tensor:
     r"""Multiply a weight gradient by :math:`(X^\top X / b + \lambda I)^{-1}`.
 
-    Cost: ``O * P**2`` (primal) or ``2 * O * N * P`` (dual) multiplications per group;
-    half as much again, or twice as much, with what lies outside the span.
-
-    Args:
-        grad: G, of the weight's shape ``[groups * O, ...]``, P entries a row.
-        inner: of the factor of the input that the gradient belongs to.
-        basis: likewise.
-        outer: likewise; None for a gradient in the span of the rows.
-
-    Returns:
-        The preconditioned gradient, in the shape and dtype of ``grad``.
+    ``grad`` has the weight's shape ``[G * O, ...]`` with P entries a row; the result
+    has its shape and dtype. The other arguments are a `Factor`'s; without ``outer`` the
+    gradient is taken to lie in the span of the rows. Cost: ``O * P**2`` (primal) or
+    ``2 * O * N * P`` (dual) multiplications per group; half as much again, or twice as
+    much, with ``outer``.
     """
     entries = inner if basis is None else basis
     dtype = product_dtype(entries)
@@ -200,17 +174,11 @@ def apply_factor(
 def resolve(
     damping: Damping, trace_G: Tensor, num_entries: int, dtype: torch.dtype
 ) -> Tensor:
-    r"""Say what is added to the diagonal of A.
+    """What is added to the diagonal of A, ``[G]``: λ, or more where rounding needs it.
 
-    Args:
-        damping: :math:`\lambda`.
-        trace_G: tr A, in the dtype of the factorisation.
-        num_entries: n.
-        dtype: in which A's products were formed.
-
-    Returns:
-        At least `trainact.damping.resolution` times tr A, ``[G]``. Nothing but zeros
-        has no size: there a relative λ is taken as it is.
+    At least `trainact.damping.resolution` times tr A, where ``dtype`` is that in which
+    A's products were formed and ``trace_G`` has the dtype of the factorisation. A
+    relative λ is taken as it is where tr A is zero, since zeros have no scale.
     """
     products = torch.finfo(dtype)
     wanted_G = torch.full_like(trace_G, max(damping.lam, products.tiny))
@@ -221,7 +189,7 @@ def resolve(
     return torch.maximum(least * trace_G, wanted_G)
 
 
-_looked_at: set[tuple[int, torch.dtype, torch.device]] = set()
+_checked: set[tuple[int, torch.dtype, torch.device]] = set()
 
 
 def _warn_once_if_raised(
@@ -229,17 +197,17 @@ def _warn_once_if_raised(
 ) -> None:
     """Say that `resolve` takes a larger λ than was set.
 
-    Looks at the first factorisation for each number of entries, dtype and device, and
-    waits for the device there, never again. Silent in compiled code and transforms and
-    while a CUDA graph is captured, where no value can be read.
+    Reads the first matrix of each number of entries, dtype and device, which waits for
+    the device, and none after it. Silent where no value can be read: in compiled code,
+    in transforms and while a CUDA graph is captured.
     """
     if torch.compiler.is_compiling():
         return
     size = products_GPP.shape[-1]
     key = (size, dtype, products_GPP.device)
-    if key in _looked_at or not is_readable(products_GPP):
+    if key in _checked or not is_readable(products_GPP):
         return
-    _looked_at.add(key)
+    _checked.add(key)
     trace = _trace(products_GPP).max().item() / num_rows
     wanted = damping.lam * trace / size if damping.relative else damping.lam
     wide = torch.finfo(products_GPP.dtype)
@@ -257,11 +225,10 @@ def _decompose(
     rows_GNP: Tensor, dtype: torch.dtype, *, twice: bool
 ) -> tuple[Tensor, Tensor]:
     """L and U of X = L U, where the rows of U, kept in ``dtype``, are orthonormal."""
-    wide = accumulation_dtype(rows_GNP)
-    lower_GNN, _ = _span(_kernel(rows_GNP, wide))
+    lower_GNN, _ = _cholesky_of_rows(rows_GNP)
     basis_GNP = _solve_rows(lower_GNN, rows_GNP, dtype)
     if twice:  # departure 2
-        again_GNN, shift_G = _span(_kernel(basis_GNP, wide))
+        again_GNN, shift_G = _cholesky_of_rows(basis_GNP)
         # The shift has made orthonormal rows shorter by a known factor.
         stretch_G11 = (1 + shift_G).sqrt()[:, None, None]
         lower_GNN = lower_GNN @ again_GNN / stretch_G11
@@ -269,28 +236,19 @@ def _decompose(
     return lower_GNN, basis_GNP
 
 
-def _span(kernel_GNN: Tensor) -> tuple[Tensor, Tensor]:
-    """L of X times X transposed, and what it is shifted by: rows may be dependent."""
-    num_rows, dtype = kernel_GNN.shape[-1], kernel_GNN.dtype
-    shift_G = resolve(Damping(0.0), _trace(kernel_GNN), num_rows, dtype)
-    return _cholesky(kernel_GNN, shift_G), shift_G
-
-
-def _outer(matrix: Tensor) -> Tensor:
-    return matrix @ matrix.mT
-
-
-def _kernel(rows_GNP: Tensor, wide: torch.dtype) -> Tensor:
-    """X times X transposed, ``[G, N, N]``."""
+def _cholesky_of_rows(rows_GNP: Tensor) -> tuple[Tensor, Tensor]:
+    """L of XXᵀ, and what was added to its diagonal, since rows may be dependent."""
     groups, num_rows, _ = rows_GNP.shape
+    wide = accumulation_dtype(rows_GNP)
     total_GNN = rows_GNP.new_zeros(groups, num_rows, num_rows, dtype=wide)
     for tile in _wide_tiles(rows_GNP, wide):
-        total_GNN += _outer(tile)
-    return total_GNN
+        total_GNN += tile @ tile.mT
+    shift_G = resolve(Damping(0.0), _trace(total_GNN), num_rows, wide)
+    return _cholesky(total_GNN, shift_G), shift_G
 
 
 def _solve_rows(lower_GNN: Tensor, rows_GNP: Tensor, dtype: torch.dtype) -> Tensor:
-    """Inverse of L times X, solved in L's dtype, kept in ``dtype``."""
+    """L⁻¹X, solved in L's dtype, kept in ``dtype``."""
     solved = [
         torch.linalg.solve_triangular(lower_GNN, tile, upper=False).to(dtype)
         for tile in _wide_tiles(rows_GNP, lower_GNN.dtype)
@@ -299,7 +257,7 @@ def _solve_rows(lower_GNN: Tensor, rows_GNP: Tensor, dtype: torch.dtype) -> Tens
 
 
 def _wide_tiles(rows_GNP: Tensor, wide: torch.dtype) -> Iterator[Tensor]:
-    """Some columns at a time, so that no wide copy of all rows exists."""
+    """A few columns at a time, so that no wide copy of all rows exists."""
     groups, num_rows, _ = rows_GNP.shape
     width = max(num_rows, tile_bytes(rows_GNP) // (8 * groups * num_rows))
     for tile in rows_GNP.split(width, dim=-1):
@@ -311,7 +269,7 @@ def _trace(matrix: Tensor) -> Tensor:
 
 
 def _cholesky(matrix: Tensor, shift_G: Tensor) -> Tensor:
-    """Cholesky factor of matrix + shift x I, or of trace x I where that has none."""
+    """Cholesky factor of matrix + shift x I, or of (trace + shift) x I without one."""
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     lower, info = torch.linalg.cholesky_ex(matrix + shift_G[:, None, None] * eye)
     # Not finite if the input was not: the step is then skipped as in ordinary training.

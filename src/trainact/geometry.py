@@ -72,14 +72,7 @@ class Geometry:
         )
 
     def num_rows(self, shape: Sequence[int]) -> int:
-        """Rows of the unfolded batch, the paper's b, for an input of this shape.
-
-        Args:
-            shape: ``[..., channels, *spatial]``.
-
-        Returns:
-            Leading dimensions (images, tokens) times output positions.
-        """
+        """Rows of the unfolded batch (the paper's b) of an input of this shape."""
         spatial = len(shape) - self.num_spatial
         # Products of all sizes in one would tie compiled code to one batch size.
         return math.prod(shape[: spatial - 1]) * math.prod(
@@ -117,21 +110,10 @@ def resolve_padding(
     kernel_size: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[tuple[int, int], ...]:
-    """Spell padding out as (before, after) per spatial dimension.
+    """Padding as (before, after) per spatial dimension.
 
     ``'same'`` adds dilation x (kernel size - 1) positions; where that is odd the extra
     one goes after, as in `torch.nn.functional.conv2d`.
-
-    Args:
-        padding: ``'valid'``, ``'same'`` or a number per spatial dimension.
-        kernel_size: per spatial dimension.
-        dilation: per spatial dimension.
-
-    Returns:
-        (before, after) per spatial dimension.
-
-    Raises:
-        ValueError: if the padding is another string.
     """
     if not isinstance(padding, str):
         return tuple((int(size), int(size)) for size in padding)
@@ -154,25 +136,7 @@ def make_geometry(
     padding_mode: str,
     num_spatial: int,
 ) -> Geometry:
-    """Build and check a geometry from the arguments of a functional convolution.
-
-    Args:
-        channels: input channels.
-        kernel_size: one number for all spatial dimensions, or one each.
-        stride: likewise.
-        padding: likewise, or ``'same'`` or ``'valid'``.
-        dilation: likewise.
-        groups: channel groups.
-        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
-        num_spatial: number of spatial dimensions of the input.
-
-    Returns:
-        The geometry.
-
-    Raises:
-        ValueError: if groups do not divide the channels, a number of values does not
-            fit the spatial dimensions, or the padding is not known.
-    """
+    """The geometry of a functional convolution; a ValueError says what does not fit."""
     if groups < 1 or channels % groups:
         msg = f"groups={groups} does not divide the input's {channels} channels"
         raise ValueError(msg)

@@ -1,9 +1,9 @@
-"""In which precision statistics are formed, whatever the settings around them say.
+"""In which precision are statistics formed, whatever the user's settings are?
 
 Autocast and the global settings of matrix multiplication (TF32 on NVIDIA devices,
 bfloat16 on some CPUs) may round the operands of a product to 8 or 11 bits. For the
 layer's own products that is the user's choice. XᵀX / b and its inverse do not bear it:
-what was rounded there comes back amplified by up to the condition number.
+the rounding comes back multiplied by up to the condition number.
 """
 
 from __future__ import annotations
@@ -17,53 +17,26 @@ from trainact.torch_internals import constant_in_graphs
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
-    """Dtype in which products of input entries are formed: float32 or wider.
-
-    Args:
-        x: a layer's input.
-
-    Returns:
-        float64 for float64 inputs, otherwise float32.
-    """
+    """Dtype of products of input entries: float64 for float64 inputs, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """Dtype in which tiles are summed and systems are factorised.
-
-    Args:
-        x: a layer's input.
-
-    Returns:
-        float64, or float32 on devices that have no float64 (Apple's MPS).
-    """
+    """Dtype of tile sums and of factorisations: float64, or float32 on Apple's MPS."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def full_precision(x: Tensor) -> torch.autocast:
-    """Keep autocast from rounding A: in bfloat16 that alone costs 4 to 13 %.
-
-    Args:
-        x: a tensor on the device in question.
-
-    Returns:
-        A context.
-    """
+    """Keep autocast from rounding A: in bfloat16 that alone costs 4 to 13 %."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 @constant_in_graphs
 def rounds_float32(device_type: str) -> bool:
-    """Whether float32 matrix products are rounded on a device, by the user's settings.
+    """Whether the user's settings round float32 matrix products (TF32, bfloat16).
 
     Compiled code takes the answer of the moment when it is compiled, and is compiled
     again when `torch.set_float32_matmul_precision` is called.
-
-    Args:
-        device_type: such as ``"cuda"``.
-
-    Returns:
-        True under TF32 or bfloat16, whichever of PyTorch's ways asked for it.
     """
     # Since torch 2.9 each backend has a setting of its own, and the older spelling
     # raises once the newer one has been used.
@@ -76,13 +49,6 @@ def rounds_float32(device_type: str) -> bool:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """Dtype for a small product that must not be rounded.
-
-    Args:
-        x: one of its factors, in the dtype that is enough.
-
-    Returns:
-        That dtype, or a wider one where the settings would round it.
-    """
+    """Dtype for a small product: that of ``x``, or wider where that would be rounded."""
     rounds = x.dtype == torch.float32 and rounds_float32(x.device.type)
     return accumulation_dtype(x) if rounds else x.dtype

@@ -4,7 +4,7 @@ The layer sees ``weight -> precondition(weight, factor)`` and keeps its own forw
 backward. The forward value is the weight; the gradient that comes back is multiplied by
 :math:`(X^\top X / b + \lambda I)^{-1}` (Eq. 12, Fig. 2).
 
-Three ways to write that down, equal in exact arithmetic:
+It has three forms, equal in exact arithmetic:
 
 1. *Now*: an autograd function that keeps the factor. One multiplication with the
    inverse, in the backward only. Used in eager mode.
@@ -17,9 +17,9 @@ Three ways to write that down, equal in exact arithmetic:
    overflows, and what is not finite in it (0 times a P of NaN, where the input holds
    one) is set to zero: the value is W. One more multiplication, in the forward. Used
    under `torch.compile` and `torch.func`, where a function's backward may be dropped
-   without a word (pytorch/pytorch#193279, seen on torch 2.8 and 2.13) or has no
-   batching rule; and in forward-mode differentiation, where a tangent T of W becomes
-   T P, so that ``jvp`` and ``vjp`` stay adjoint.
+   silently (pytorch/pytorch#193279, seen on torch 2.8 and 2.13) or has no batching
+   rule; and in forward-mode differentiation, where a tangent T of W becomes T P, so
+   that ``jvp`` and ``vjp`` stay adjoint.
 """
 
 from __future__ import annotations
@@ -65,19 +65,13 @@ class _Precondition(torch.autograd.Function):
 
 
 def precondition(weight: Tensor, factor: Factor, span: Span | None = None) -> Tensor:
-    """Pass the weight on; its gradient will be preconditioned.
+    """The weight; its gradient will be multiplied by the factor.
 
-    Args:
-        weight: ``[O, ...]`` with P entries a row; its rows are split over the factor's
-            groups.
-        factor: of the input that this call of the layer sees.
-        span: of that input's rows; None where gradients need not be in it.
-
-    Returns:
-        The weight: same values, same dtype.
+    The rows of the weight, P entries each, are split over the factor's groups. Without
+    a ``span`` gradients need not be combinations of the factor's rows.
     """
     if may_be_transformed():
-        in_span = span is not None and not span.is_left_in_forward
+        in_span = span is not None and not span.may_leave_in_forward
         return _add_zero(weight, factor.in_span() if in_span else factor)
     return _Precondition.apply(weight, Factor, span, *factor)  # pyright: ignore[reportReturnType]
 
@@ -85,18 +79,10 @@ def precondition(weight: Tensor, factor: Factor, span: Span | None = None) -> Te
 def precondition_later(
     weight: Tensor, x: Tensor | None, make: MakeFactor, span: Span | None = None
 ) -> Tensor:
-    """Pass the weight on; the factor for its gradient is made in the backward.
+    """The weight; the factor for its gradient is made in the backward, by ``make(x)``.
 
-    Args:
-        weight: of the layer.
-        x: the layer's input, kept for the backward as the layer itself keeps it; None
-            if ``make`` does without.
-        make: given ``x``, returns the factor; called once for all backward passes
-            through this call.
-        span: of the input's rows; None where gradients need not be in it.
-
-    Returns:
-        The weight.
+    ``make`` is called once for all backward passes through this call. The input is kept
+    for the backward as the layer itself keeps it, or is None if ``make`` does without.
     """
     made: list[Factor] = []
 
@@ -111,12 +97,7 @@ def precondition_later(
 
 
 def may_be_transformed() -> bool:
-    """Whether a `torch.func` transform is running, or may be: compiled code can't tell.
-
-    Returns:
-        True under `torch.compile`, inside a transform and in forward-mode
-        differentiation.
-    """
+    """Whether transforms or forward mode run, or may: compiled code cannot tell."""
     return torch.compiler.is_compiling() or in_transform() or in_forward_mode()
 
 

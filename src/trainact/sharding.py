@@ -16,29 +16,15 @@ from trainact.geometry import Geometry
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is a `torch.distributed.tensor.DTensor`.
-
-    Args:
-        tensor: a weight, a gradient or an input.
-
-    Returns:
-        False for ordinary tensors.
-    """
+    """Whether a tensor is a `torch.distributed.tensor.DTensor`."""
     return hasattr(tensor, "placements")
 
 
 def local_input(x: Any, geometry: Geometry) -> tuple[Tensor, Any]:
-    """This rank's part of a layer's input, and whose parts make up the whole.
+    """This rank's part of a DTensor input, and the group that shares its samples.
 
-    Args:
-        x: a DTensor, replicated or sharded over samples.
-        geometry: of the layer.
-
-    Returns:
-        (the local tensor, the process group that shares the samples or None).
-
-    Raises:
-        RuntimeError: if rows themselves are divided, as in row-wise parallelism.
+    The group is None for an input that is replicated. Raises a RuntimeError if rows
+    themselves are divided, as in row-wise parallelism.
     """
     samples = range(x.ndim - 1 - geometry.num_spatial)
     groups: list[Any] = []
@@ -58,19 +44,13 @@ def local_input(x: Any, geometry: Geometry) -> tuple[Tensor, Any]:
 
 
 def apply_to_rows(grad: Tensor, factor: Factor) -> None:
-    """Precondition a gradient where it lies: buckets of DDP are views of it.
+    """Precondition a gradient in place: DDP's buckets are views of it.
 
-    Args:
-        grad: changed in place; sharded over output channels or not at all.
-        factor: of the rows of all ranks.
-
-    Raises:
-        RuntimeError: if a row is divided among ranks.
+    It may be sharded over output channels. The factor is of the rows of all ranks.
     """
     local, start = _local_rows(grad)
-    num_groups = len(factor.inner)
-    size = len(grad) // num_groups
-    for group in range(num_groups):
+    size = len(grad) // len(factor.inner)
+    for group in range(len(factor.inner)):
         part = local[max(0, group * size - start) : max(0, (group + 1) * size - start)]
         own: list[Any] = [
             None if tensor is None else tensor[group, None] for tensor in factor
@@ -79,19 +59,7 @@ def apply_to_rows(grad: Tensor, factor: Factor) -> None:
 
 
 def apply_to_gradient(grad: Tensor, factor: Factor) -> Tensor:
-    """`apply_factor` for a gradient that may be sharded.
-
-    Args:
-        grad: G, sharded over output channels or not at all.
-        factor: of the input that the gradient belongs to.
-
-    Returns:
-        The preconditioned gradient, placed as ``grad``.
-
-    Raises:
-        RuntimeError: if a row is divided among ranks, or for a sharded gradient that
-            will be differentiated again.
-    """
+    """`apply_factor` for a gradient that may be sharded over output channels."""
     if not is_sharded(grad):
         return apply_factor(grad, *factor)
     if torch.is_grad_enabled():
@@ -106,7 +74,7 @@ def apply_to_gradient(grad: Tensor, factor: Factor) -> Tensor:
 
 
 def _local_rows(grad: Any) -> tuple[Tensor, int]:
-    """This rank's rows of a gradient, and the number of the first."""
+    """This rank's rows of a gradient, and the index of the first."""
     if not is_sharded(grad):
         return grad, 0
     placements = grad.placements

@@ -265,7 +265,7 @@ class Microbatches:
         """Take a call's gradient; returns what is passed to the weight instead."""
         with self._lock:
             backward = self._backward()
-            backward.rows.append((seen, num_rows, not span.is_left()))
+            backward.rows.append((seen, num_rows, not span.may_leave()))
             backward.is_local = is_local
             if backward.own is not None:
                 backward.own = backward.own + grad
