@@ -71,9 +71,8 @@ class deferred:  # noqa: N801
     def __init__(
         self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer]
     ) -> None:
-        is_one = isinstance(optimizer, Optimizer)
-        several = (optimizer,) if is_one else tuple(optimizer)
-        self._optimizers = tuple(_unwrap(one) for one in several)
+        given = (optimizer,) if isinstance(optimizer, Optimizer) else optimizer
+        self._optimizers = [_unwrap(one) for one in given]
         self._layers = list(tract_layers(model).items())
         if not self._layers:
             msg = "no layer of this model is under TrAct: call trainact.apply first"
@@ -85,9 +84,8 @@ class deferred:  # noqa: N801
 
     def __enter__(self) -> deferred:
         _refuse_estimates(self._layers)
-        accumulators: list[tuple[TrActLayer, Microbatches]] = []
-        for name, layer in self._layers:
-            accumulators.append((layer, self._own(name, layer, accumulators)))
+        made: dict[int, Microbatches] = {}  # tied weights: one gradient, one factor
+        accumulators = [(a, self._accumulator(n, a, made)) for n, a in self._layers]
         self._accumulators = accumulators
         with ExitStack() as undo:
             for layer, accumulator in accumulators:
@@ -110,7 +108,7 @@ class deferred:  # noqa: N801
         with self._undo:
             # After the block every gradient is as TrAct leaves it.
             for layer, accumulator in self._accumulators if error is None else ():
-                accumulator.leave(layer.tract.damping)
+                accumulator.finish(layer.tract.damping)
 
     def precondition(self) -> None:
         """Apply the inverse to the accumulated gradients now, before the step.
@@ -123,39 +121,37 @@ class deferred:  # noqa: N801
         """
         _precondition(self._accumulators)
 
-    def _of(self, optimizer: Optimizer) -> list[tuple[TrActLayer, Microbatches]]:
+    def _held_by(self, optimizer: Optimizer) -> list[tuple[TrActLayer, Microbatches]]:
         """Layers whose weights an optimizer holds."""
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = _parameter_ids(optimizer)
         return [pair for pair in self._accumulators if id(pair[1].parameter) in held]
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        own = self._of(optimizer)
+        held = self._held_by(optimizer)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if not own:
+        if not held:
             return None
         if closure is None:
-            _precondition(own)
+            _precondition(held)
             return None
 
         def then_precondition() -> Any:
             loss = closure()
-            _precondition(own)
+            _precondition(held)
             return loss
 
         return args[:1], {**kwargs, "closure": then_precondition}
 
     def _reset(self, optimizer: Optimizer) -> None:
-        for _, accumulator in self._of(optimizer):
+        for _, accumulator in self._held_by(optimizer):
             accumulator.reset()
 
-    def _own(
-        self,
-        name: str,
-        layer: TrActLayer,
-        others: list[tuple[TrActLayer, Microbatches]],
+    def _accumulator(
+        self, name: str, layer: TrActLayer, made: dict[int, Microbatches]
     ) -> Microbatches:
+        """The accumulator of a layer's weight: one made already, or a new one."""
         if layer.tract.is_deferred:
             msg = f"layer {name!r} is in a trainact.deferred block already"
             raise ValueError(msg)
@@ -167,19 +163,22 @@ class deferred:  # noqa: N801
                 "it to precondition at the step. Accumulate without trainact.deferred"
             )
             raise ValueError(msg)
-        for _, accumulator in others:
-            if accumulator.parameter is weight:  # tied: one gradient, one factor
-                return accumulator
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                if any(parameter is weight for parameter in group["params"]):
-                    num_groups = getattr(layer, "groups", 1)
-                    return Microbatches(weight, num_groups, _ranks(self._model, layer))
-        msg = (
-            f"the weight of layer {name!r} is not in the given optimizer: pass the one "
-            "that trains it (several as a list), and enter the block before the forward"
-        )
-        raise ValueError(msg)
+        if not any(id(weight) in _parameter_ids(one) for one in self._optimizers):
+            msg = (
+                f"the weight of layer {name!r} is not in the given optimizer: pass the "
+                "one that trains it (several as a list), and enter the block before "
+                "the forward"
+            )
+            raise ValueError(msg)
+        if id(weight) not in made:
+            num_groups = getattr(layer, "groups", 1)
+            ranks = _ranks(self._model, layer)
+            made[id(weight)] = Microbatches(weight, num_groups, ranks)
+        return made[id(weight)]
+
+
+def _parameter_ids(optimizer: Optimizer) -> set[int]:
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
 def _precondition(accumulators: list[tuple[TrActLayer, Microbatches]]) -> None:
@@ -214,7 +213,7 @@ def _refuse_fsdp1(model: nn.Module) -> None:
 
 
 def _unwrap(optimizer: Optimizer) -> Optimizer:
-    """Accelerate's wrapper zeroes the gradients of the one in it at some calls only."""
+    """The optimizer in Accelerate's wrapper, which passes on few zero_grad calls."""
     inner = getattr(optimizer, "optimizer", None)
     return _unwrap(inner) if isinstance(inner, Optimizer) else optimizer
 

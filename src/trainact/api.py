@@ -1,4 +1,4 @@
-"""Put TrAct on a layer or a model, take it off, split parameters for optimizers."""
+"""What users call: put TrAct on a layer or model, take it off, split the parameters."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from trainact.find.first_layers import candidates, check_supported, first_layers
-from trainact.layers.guard import leave, watch
+from trainact.find.first_layers import check_supported, first_layers, list_candidates
+from trainact.layers.guard import unwatch, watch
 from trainact.layers.plain import TrActLayer
 from trainact.layers.state import State
 from trainact.layers.subclasses import plain_class, tract_class
@@ -129,9 +129,10 @@ def apply(
     if layer is None:
         chosen = first_layers(model, example_input)
     else:
-        chosen = dict(resolve_layer(model, one) for one in _as_tuple(layer))
+        is_one = isinstance(layer, str | nn.Module)
+        chosen = dict(resolve_layer(model, a) for a in ([layer] if is_one else layer))
         if not chosen:
-            msg = f"layer= names no layer. {candidates(model)}"
+            msg = f"layer= names no layer. {list_candidates(model)}"
             raise ValueError(msg)
     for name, module in chosen.items():
         check_supported(name, module)
@@ -170,7 +171,7 @@ def remove(model: ModelT) -> ModelT:
             msg = f"layer {name!r} is inside trainact.deferred: leave that block first"
             raise ValueError(msg)
     for module in layers.values():
-        leave(module)
+        unwatch(module)
         module.__class__ = plain_class(module)  # pyright: ignore[reportAttributeAccessIssue]
         del module.tract
     return model
@@ -228,15 +229,7 @@ def split_parameters(
 def parameters_of(
     model: nn.Module, layers: Iterable[nn.Module]
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Separate the parameters of some layers from the rest.
-
-    Args:
-        model: a model.
-        layers: of it.
-
-    Returns:
-        (theirs, all others), each in model order.
-    """
+    """(Parameters of the given layers, all others), each in model order."""
     chosen = {id(p) for layer in layers for p in layer.parameters()}
     first = [p for p in model.parameters() if id(p) in chosen]
     return first, [p for p in model.parameters() if id(p) not in chosen]
@@ -249,22 +242,10 @@ def _convert(layer: LayerT, state: State) -> LayerT:
     return layer
 
 
-def _as_tuple(layer: LayerChoice) -> tuple[str | nn.Module, ...]:
-    return (layer,) if isinstance(layer, str | nn.Module) else tuple(layer)
-
-
 def resolve_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
-    """Find a layer that a user names.
+    """The qualified name and the module of a layer that a user names by either.
 
-    Args:
-        model: where to look.
-        layer: its qualified name, or the module itself.
-
-    Returns:
-        (qualified name, module).
-
-    Raises:
-        ValueError: if it is not there. The message lists candidates.
+    The ValueError where it is not found lists candidates.
     """
     modules = dict(model.named_modules())
     if isinstance(layer, str):
@@ -273,7 +254,7 @@ def resolve_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Mod
         except AttributeError:
             close = difflib.get_close_matches(layer, modules, n=3)
             hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
-            msg = f"the model has no layer {layer!r}. {hint}{candidates(model)}"
+            msg = f"the model has no layer {layer!r}. {hint}{list_candidates(model)}"
             raise ValueError(msg) from None
     for name, module in modules.items():
         if module is layer:

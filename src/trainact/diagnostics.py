@@ -1,8 +1,8 @@
-r"""What TrAct does to a layer, in numbers: the spectrum of A, and where the step goes.
+"""What does TrAct do to a layer? The spectrum of A, and where the step goes.
 
 Off by default; nothing here runs unless it is called. Call it on a batch, every hundred
-steps say, and log the fields. Cost: the unfolded batch in float64, and an
-eigenvalue decomposition of A.
+steps say, and log the fields. Cost: the unfolded batch in float64, and an eigenvalue
+decomposition of A.
 """
 
 from __future__ import annotations
@@ -107,16 +107,14 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
     with torch.no_grad(), full_precision(x):
         rows_GNP = extract_patches(x.detach(), geometry).double()
         grad_GNO = gradient_rows(grad_z, geometry).double()
-        num_rows = rows_GNP.shape[1]
+        _, num_rows, num_entries = rows_GNP.shape
         values_GP, vectors_GPP = torch.linalg.eigh(rows_GNP.mT @ rows_GNP / num_rows)
         values_GP = values_GP.clamp(min=0)
         plain_GOP = grad_GNO.mT @ rows_GNP
-        num_entries = rows_GNP.shape[2]
         is_dual = num_rows < num_entries
-        products = rows_GNP.dtype if is_dual else statistics_dtype(x)
-        damping_G = resolve(
-            layer.tract.damping, values_GP.sum(-1), num_entries, products
-        )
+        dtype = rows_GNP.dtype if is_dual else statistics_dtype(x)
+        trace_G = values_GP.sum(-1)
+        damping_G = resolve(layer.tract.damping, trace_G, num_entries, dtype)
         damped_GP = values_GP + damping_G[:, None]
         tract_GOP = (plain_GOP @ vectors_GPP / damped_GP[:, None]) @ vectors_GPP.mT
         asked_GNO = num_rows * grad_GNO
@@ -139,7 +137,7 @@ def diagnose(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> Diagnostics:
 
 
 def _check(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> tuple[Tensor, Geometry]:
-    """What the layer's linear map is given (padded, say), and its geometry."""
+    """The input of the layer's linear map (padded, say), and its geometry."""
     if not isinstance(layer, TrActLayer):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"diagnose takes a layer under TrAct, not {type(layer).__name__}"
         raise ValueError(msg)  # noqa: TRY004
@@ -174,7 +172,7 @@ def _check(layer: TrActLayer, x: Tensor, grad_z: Tensor) -> tuple[Tensor, Geomet
 
 
 def gradient_rows(grad_z: Tensor, geometry: Geometry) -> Tensor:
-    """The gradient of a layer's output, as its input's rows lie: ``[G, N, O]``."""
+    """The gradient of a layer's output, in the order of its rows: ``[G, N, O]``."""
     grouped = batched(grad_z, geometry).movedim(1, -1)
     grouped = grouped.unflatten(-1, (geometry.groups, -1))
     return grouped.reshape(-1, *grouped.shape[-2:]).movedim(1, 0)

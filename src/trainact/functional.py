@@ -37,10 +37,10 @@ def patch_gram(
 
     Args:
         x: ``[B, C, *spatial]`` with one to three spatial dimensions.
-        kernel_size: one number for all spatial dimensions, or one each.
-        stride: likewise.
-        padding: likewise, or ``'same'`` or ``'valid'``.
-        dilation: likewise.
+        kernel_size: one number for all spatial dimensions, or one for each.
+        stride: one number, or one for each dimension.
+        padding: one number, or one for each dimension, or ``'same'`` or ``'valid'``.
+        dilation: one number, or one for each dimension.
         groups: channel groups, each with a Gram matrix of its own.
         padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
 
@@ -132,7 +132,7 @@ def precondition(
             detached copy: with fewer rows than entries they say whether the gradient
             comes from differentiating twice (`trainact.span`).
         lam: :math:`\lambda`, for rows; a factor has its own.
-        relative: whether λ is in units of tr A / n; likewise.
+        relative: whether λ is in units of tr A / n, for rows.
 
     Returns:
         W, unchanged, as a view; W itself if it needs no gradient. Cost in the backward:

@@ -49,6 +49,6 @@ def rounds_float32(device_type: str) -> bool:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """Dtype for a small product: that of ``x``, or wider where that would be rounded."""
+    """Dtype for a small product: that of ``x``, or wider if that would be rounded."""
     rounds = x.dtype == torch.float32 and rounds_float32(x.device.type)
     return accumulation_dtype(x) if rounds else x.dtype

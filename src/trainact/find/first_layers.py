@@ -82,7 +82,7 @@ def first_layers(model: nn.Module, example_input: Any = None) -> dict[str, nn.Mo
         msg = f"{'; '.join(refusals.values())}. "
         if others:
             msg += f"To train only what TrAct can train here, pass layer={others}. "
-        raise ValueError(msg + candidates(model))
+        raise ValueError(msg + list_candidates(model))
     return {a.name: a.module for a in entries}
 
 
@@ -109,7 +109,7 @@ def _entry_points(model: nn.Module, example_input: Any) -> list[EntryPoint]:
         raise ValueError(_without_parameters(model))
     entries, doubt = find_entry_points(model, example_input)
     if not entries:
-        msg = f"cannot tell the first layer: {doubt} {candidates(model)}"
+        msg = f"cannot tell the first layer: {doubt} {list_candidates(model)}"
         raise ValueError(msg)
     return entries
 
@@ -160,7 +160,7 @@ def check_supported(name: str, module: nn.Module) -> None:
         raise ValueError(msg)
 
 
-def candidates(model: nn.Module) -> str:
+def list_candidates(model: nn.Module) -> str:
     """List the layers that a user may mean.
 
     Args:

@@ -104,7 +104,7 @@ def watch(layer: Any) -> None:
             parameter.register_post_accumulate_grad_hook(Guard(layer))
 
 
-def leave(layer: nn.Module) -> None:
+def unwatch(layer: nn.Module) -> None:
     """Undo `watch`.
 
     Args:

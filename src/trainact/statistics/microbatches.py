@@ -216,7 +216,7 @@ class Microbatches:
         if others is not None:
             grad.add_(others)
 
-    def leave(self, damping: Damping) -> None:
+    def finish(self, damping: Damping) -> None:
         r"""Precondition what is left when the block ends.
 
         Does not wait for ranks that may have nothing left.
