@@ -1,10 +1,10 @@
-"""What the structure of a model says about its first layer, without running it.
+"""Does the structure of a model alone tell its first layer, without running it?
 
-A layer is the first for certain if it is the first one with parameters that the model
-registers, and nothing else in the model could take what it takes. That is read from the
-numbers of channels: every other layer must take what a layer registered before it puts
-out, none may take an image, and no bare parameter may fit to the image. Anything else
-is a doubt, which is put into words and left to following an input.
+It does if the first layer with parameters that the model registers is the only one that
+could take the raw input. That is read from the numbers of channels: every other layer
+must take what a layer registered before it puts out, none may take an image, and no
+bare parameter may fit the image. Anything else is a doubt, which is put into words and
+left to tracing an input (`by_tracing`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Named = tuple[str, nn.Module]
 IMAGE_CHANNELS = 4
 # Sides of the squares of pixels that are moved into channels.
 UNSHUFFLED_SIDES = (2, 3, 4)
-# Multiples of fewer outputs, and parts with fewer inputs, are chance: they say nothing.
+# Multiples of fewer outputs, and parts with fewer inputs, may be chance.
 FEWEST_OUTPUTS = 8
 FEWEST_SPLIT = 65
 
@@ -41,23 +41,16 @@ class Structure:
     Attributes:
         first: name of the first layer with parameters in the order of registration.
         doubt: why that may not be the first in the order of execution; None if it is.
-        suspects: the layers that may take the raw input, in the order of registration.
+        candidates: layers that may take the raw input, in the order of registration.
     """
 
     first: str
     doubt: str | None
-    suspects: tuple[str, ...]
+    candidates: tuple[str, ...]
 
 
 def read_structure(model: nn.Module) -> Structure | None:
-    """Tell the first layer from what the model is made of.
-
-    Args:
-        model: any module, on any device. Cost: a walk over its modules.
-
-    Returns:
-        None if the model has no parameters.
-    """
+    """Read the first layer off a model's modules; None if it has no parameters."""
     prefix, core = _descend("", model)
     owners = _parameter_owners(prefix, core)
     # Bare parameters of a container, such as a class token, are not layers.
@@ -69,28 +62,20 @@ def read_structure(model: nn.Module) -> Structure | None:
     name, first = leaves[0]
     if core is first:
         return Structure(name, None, (name,))
-    others = [(n, m) for n, m in _suspects(owners, {name: first}) if m is not first]
+    others = [(n, m) for n, m in _candidates(owners, {name: first}) if m is not first]
     doubt = _doubt_about(name, first, leaves, [n for n, _ in others])
     doubt = doubt or _hint_against(core, prefix, name)
-    suspects = [n for n, m in [(name, first), *others] if isinstance(m, LAYERS)]
-    return Structure(name, doubt, tuple(suspects))
+    candidates = [n for n, m in [(name, first), *others] if isinstance(m, LAYERS)]
+    return Structure(name, doubt, tuple(candidates))
 
 
-def suspects_beside(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Layers that may take the raw input as well as known first layers.
-
-    Args:
-        model: any module.
-        names: of the layers that are known to be first.
-
-    Returns:
-        Names of further Linear and convolution layers.
-    """
+def further_candidates(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Linear and convolution layers that may be first beside those known to be."""
     firsts = {name: model.get_submodule(name) for name in names}
     owners = _parameter_owners("", model)
     return [
         name
-        for name, module in _suspects(owners, firsts)
+        for name, module in _candidates(owners, firsts)
         if isinstance(module, LAYERS) and name not in firsts
     ]
 
@@ -109,9 +94,6 @@ def _descend(name: str, module: nn.Module) -> tuple[str, nn.Module]:
     In an `nn.Sequential` it is the first child with parameters; a module that only has
     one child and no parameters of its own (DistributedDataParallel, a compiled model)
     hands its input to that.
-
-    Returns:
-        Its name and itself.
     """
     children = list(module.named_children())
     with_parameters = [
@@ -135,8 +117,8 @@ def _has_bare_parameters(module: nn.Module) -> bool:
     return has_children and not is_layer
 
 
-def _suspects(owners: list[Named], firsts: dict[str, nn.Module]) -> Iterator[Named]:
-    """Whatever could take what the first layers take."""
+def _candidates(owners: list[Named], firsts: dict[str, nn.Module]) -> Iterator[Named]:
+    """Modules with parameters that could take what the first layers take."""
     taken = {inputs(first) for first in firsts.values()} - {None}
     outputs: set[int] = set()
     before: Named | None = None
@@ -151,7 +133,7 @@ def _suspects(owners: list[Named], firsts: dict[str, nn.Module]) -> Iterator[Nam
 def _could_take(
     named: Named, taken: set[int], outputs: set[int], before: Named | None
 ) -> bool:
-    """Whether a module fits to the raw input, given what layers before it put out."""
+    """Whether a module fits the raw input, given what layers before it put out."""
     name, module = named
     own = inputs(module)
     if isinstance(module, _HARMLESS):
@@ -167,7 +149,7 @@ def _could_take(
 
 
 def _follows_directly(name: str, module: nn.Module, before: Named | None) -> bool:
-    """Whether it takes what its neighbour squeezed (squeeze and excitation)."""
+    """Whether it takes the output of the layer beside it (squeeze and excitation)."""
     if before is None:
         return False
     same_parent = name.rpartition(".")[0] == before[0].rpartition(".")[0]
@@ -218,39 +200,22 @@ def _hint_against(model: nn.Module, prefix: str, name: str) -> str | None:
     if not claimed:
         return None
     names = (claimed,) if isinstance(claimed, str) else claimed
-    known = [f"{prefix}.{n}".strip(".") for n in names if _has_module(model, n)]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    known = [f"{prefix}.{n}".strip(".") for n in names if n in modules]
     if known in ([], [name]):
         return None
     return f"its metadata names {', '.join(map(repr, known))} instead of {name!r}"
 
 
-def _has_module(model: nn.Module, name: str) -> bool:
-    try:
-        model.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
-
-
 def inputs(module: nn.Module) -> int | None:
-    """Number of channels or features that a layer takes.
-
-    Args:
-        module: any module.
-
-    Returns:
-        None if it cannot be told.
-    """
-    for name in ("in_channels", "in_features"):
-        value = getattr(module, name, None)
-        if isinstance(value, int):
-            return value
-    return None
+    """Number of channels or features that a layer takes; None if it cannot be told."""
+    return _first_integer(module, "in_channels", "in_features")
 
 
 def _outputs(module: nn.Module) -> int | None:
-    for name in ("out_channels", "out_features", "embedding_dim"):
-        value = getattr(module, name, None)
-        if isinstance(value, int):
-            return value
-    return None
+    return _first_integer(module, "out_channels", "out_features", "embedding_dim")
+
+
+def _first_integer(module: nn.Module, *names: str) -> int | None:
+    values = (getattr(module, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int)), None)

@@ -1,6 +1,6 @@
-"""Follow an input through a model up to the first parameters that it meets.
+"""Where is an input first combined with parameters, on its way through a model?
 
-The model is run once, on shapes alone where they suffice (see `origins`), else for
+The model is run once, on shapes alone where they suffice (see `provenance`), else for
 real. It is left as it was, down to the attributes that its forward sets.
 """
 
@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from trainact.find.provenance import (
     RAW,
-    Meeting,
+    FirstUse,
     Tracker,
     ValuesNeededError,
     empty_twin,
@@ -42,38 +42,25 @@ class Trace:
     """What following an input showed.
 
     Attributes:
-        meetings: in the order of execution.
-        used: qualified names of the parameters that took part, also elsewhere.
-        stopped_at: the operator whose result only values tell; None at the end.
+        first_uses: in the order of execution.
+        used: qualified names of all parameters that took part, first or not.
+        stopped_at: the operator at which shapes did not suffice; None if the model ran
+            to its end.
     """
 
-    meetings: list[Meeting]
+    first_uses: list[FirstUse]
     used: set[str]
     stopped_at: str | None = None
 
 
 def follow(model: nn.Module, example_input: Any, *, may_compute: bool = True) -> Trace:
-    """Run a model and note where its input first meets parameters.
+    """Run a model and note where its input is first combined with parameters.
 
-    Args:
-        model: any module; it is run in eval mode and without gradients, and left as it
-            was, down to the attributes that its forward sets.
-        example_input: a tensor, a tuple or list of positional arguments or a mapping of
-            keyword arguments, which may be nested. Images are floating, complex or
-            uint8 tensors of four or more dimensions. Where there is none, all tensors
-            of these types are followed (vectors, sequences); where there is none of
-            these either, all others (token ids).
-        may_compute: whether to run the model for real where shapes do not suffice;
-            else the trace ends there.
-
-    Returns:
-        The meetings and what was used. Cost: the operators of one forward pass on
-        shapes alone; a real forward pass where that fails.
-
-    Raises:
-        ValueError: if the example holds no tensor, or shapes do not suffice and the
-            model has no values.
-        Exception: whatever the model's forward raises.
+    The example is what `trainact.first_layers` takes; `_images` says which of its
+    tensors are followed. With ``may_compute`` the model is run for real where shapes do
+    not suffice, else the trace ends there. Cost: the operators of one forward pass on
+    shapes alone; a real forward pass where that fails. Whatever the model's forward
+    raises is raised.
     """
     images = _images(example_input)
     if not images:
@@ -88,16 +75,16 @@ def follow(model: nn.Module, example_input: Any, *, may_compute: bool = True) ->
     except Exception:
         if is_meta or not may_compute:
             raise
-        return _run(model, example_input, images, shapes_only=False)
-    if trace.stopped_at is None or not may_compute:
-        return trace
-    if is_meta:
-        msg = (
-            f"the model's forward depends on values (it calls {trace.stopped_at}), and "
-            "the model is on the meta device: build it with its weights, or name the "
-            "first layer with layer='...'"
-        )
-        raise ValueError(msg)
+    else:
+        if trace.stopped_at is None or not may_compute:
+            return trace
+        if is_meta:
+            msg = (
+                f"the model's forward depends on values (it calls {trace.stopped_at}), "
+                "and the model is on the meta device: build it with its weights, or "
+                "name the first layer with layer='...'"
+            )
+            raise ValueError(msg)
     return _run(model, example_input, images, shapes_only=False)
 
 
@@ -115,14 +102,18 @@ def _run_on_shapes(model: nn.Module, example_input: Any, images: list[Tensor]) -
 
 
 def _images(example_input: Any) -> list[Tensor]:
+    """The tensors to follow: images; without one, vectors; without these, token ids.
+
+    Images are floating, complex or uint8 tensors of four or more dimensions. Beside
+    them, tensors of fewer dimensions say what is wanted of them: times, embedded texts,
+    masks.
+    """
     tensors = [t for t in tree_leaves(_plain(example_input)) if isinstance(t, Tensor)]
     images = [
         t
         for t in tensors
         if t.is_floating_point() or t.is_complex() or t.dtype is torch.uint8
     ]
-    # Beside images, tensors of fewer dimensions say what is wanted of them: times,
-    # embedded texts, masks.
     return [t for t in images if t.ndim >= _IMAGE_DIMS] or images or tensors
 
 
@@ -154,7 +145,7 @@ def _run(
     stopped_at = None
     with (
         _undisturbed(model),
-        _in_sight(without_autocast=shapes_only),
+        _operators_visible(without_autocast=shapes_only),
         _noting_calls(model, running),
     ):
         try:
@@ -162,18 +153,11 @@ def _run(
                 _call(unwrapped(model), arguments)
         except ValuesNeededError as error:
             stopped_at = str(error)
-    return Trace(tracker.meetings, tracker.used, stopped_at)
+    return Trace(tracker.first_uses, tracker.used, stopped_at)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model within wrappers whose forward talks to other devices or compiles.
-
-    Args:
-        model: any module.
-
-    Returns:
-        What a `DataParallel`, `DistributedDataParallel` or compiled model wraps.
-    """
+    """What a `DataParallel`, `DistributedDataParallel` or compiled model wraps."""
     if isinstance(model, nn.DataParallel | DistributedDataParallel):
         return unwrapped(model.module)
     inner = vars(model).get("_modules", {}).get("_orig_mod")
@@ -182,11 +166,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def _plain(value: Any) -> Any:
     """Mappings of any class (a processor's output, say) as dicts."""
-    return dict(cast("Mapping[str, Any]", value)) if _is_mapping(value) else value
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping) or hasattr(value, "keys")
+    is_mapping = isinstance(value, Mapping) or hasattr(value, "keys")
+    return dict(cast("Mapping[str, Any]", value)) if is_mapping else value
 
 
 def _call(model: nn.Module, arguments: Any) -> None:
@@ -247,11 +228,11 @@ def _put_back(container: Any, before: Any) -> None:
 
 
 @contextmanager
-def _in_sight(*, without_autocast: bool) -> Generator[None]:
-    """Nothing that hides operators or where tensors come from.
+def _operators_visible(*, without_autocast: bool) -> Generator[None]:
+    """Switch off what hides operators, or where tensors come from.
 
-    Fused attention and compiled code show no operators, autocast hands out copies of
-    weights from a cache. On shapes it is off, since it knows no meta device.
+    Fused attention and compiled code hide operators; autocast's cache hands out copies
+    of weights. On shapes autocast is off, since it has no meta device.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     cached = torch.is_autocast_cache_enabled()

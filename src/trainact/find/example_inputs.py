@@ -1,7 +1,7 @@
-"""Inputs made up from what a model says that it takes.
+"""Example inputs, constructed from what a model says that it takes.
 
-They are proposals only: one that the model's forward accepts shows, when followed,
-which layers such an input reaches. One that it does not accept shows nothing.
+They are proposals only: one that the model's forward accepts shows, when traced, which
+layers such an input reaches. One that it does not accept shows nothing.
 """
 
 from __future__ import annotations
@@ -42,17 +42,13 @@ TIME_NAMES = ("t", "time", "timestep", "timesteps", "sigma", "noise_labels")
 
 
 def make_examples(
-    model: nn.Module, suspects: Sequence[nn.Module]
+    model: nn.Module, candidates: Sequence[nn.Module]
 ) -> Iterator[tuple[Any, ...] | dict[str, Any]]:
-    """Propose inputs, the likeliest first.
+    """Propose positional or keyword arguments, the likeliest first.
 
-    Args:
-        model: any module; its ``config`` (Transformers), ``pretrained_cfg`` (timm) and
-            attributes such as ``image_size`` are read.
-        suspects: layers that may take the raw input; they tell its channels.
-
-    Yields:
-        Positional or keyword arguments. Tensors are on the meta device, except indices.
+    Read are the model's ``config`` (Transformers), its ``pretrained_cfg`` (timm) and
+    attributes such as ``image_size``; candidates for the first layer tell the channels.
+    Tensors are on the meta device, except indices.
     """
     parameters = [
         p
@@ -64,24 +60,24 @@ def make_examples(
     sizes = _sizes(model)
     is_known = KNOWN_NAMES.issuperset(required or names[:1])
     if is_known and not set(IMAGE_NAMES).isdisjoint(names):
-        for image in _images(model, suspects, sizes):
+        for image in _images(model, candidates, sizes):
             yield from _by_name(names, image)
     elif is_known:
         yield _indices(names)
     else:
-        if len(required) > 1 and len(suspects) > 1:
-            yield from _several(model, required, suspects, sizes)
-        for image in _images(model, suspects, sizes):
+        if len(required) > 1 and len(candidates) > 1:
+            yield from _one_per_stream(model, required, candidates, sizes)
+        for image in _images(model, candidates, sizes):
             yield tuple(_argument(n, i, image) for i, n in enumerate(required or ["x"]))
 
 
 def _images(
-    model: nn.Module, suspects: Sequence[nn.Module], sizes: list[Size]
+    model: nn.Module, candidates: Sequence[nn.Module], sizes: list[Size]
 ) -> Iterator[Tensor]:
-    """What timm's metadata says, what suspects would take, colour and grey images."""
+    """Images by timm's metadata, those that candidates take, colour and grey ones."""
     claimed = _get(getattr(model, "pretrained_cfg", None), "input_size")
     said = [tuple(claimed)] if isinstance(claimed, tuple | list) else []
-    likeliest = sorted(suspects, key=lambda layer: not _takes_images(layer))
+    likeliest = sorted(candidates, key=lambda layer: not _takes_images(layer))
     shapes = itertools.chain(
         said,
         *(_shapes(layer, sizes) for layer in likeliest),
@@ -109,7 +105,7 @@ def _argument(name: str, position: int, image: Tensor) -> Tensor:
 
 
 def _by_name(names: list[str], image: Tensor) -> Iterator[dict[str, Any]]:
-    """With an image alone, and with the indices that the model may want beside it."""
+    """An image alone, then with the indices that the model may want beside it."""
     image_name = next(n for n in IMAGE_NAMES if n in names)
     given = {image_name: image}
     if "spatial_shapes" in names and image.ndim == 3:
@@ -129,7 +125,7 @@ def _indices(names: list[str]) -> dict[str, Tensor]:
 
 
 def _packing(patches: Tensor) -> dict[str, Tensor]:
-    """How patches that come as sequences (NaViT) lie in their images."""
+    """Where patches that come as sequences (NaViT) lie in their images."""
     length = patches.shape[1]
     return {
         "spatial_shapes": torch.full((BATCH, 2), math.isqrt(length)),
@@ -137,29 +133,29 @@ def _packing(patches: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _several(
+def _one_per_stream(
     model: nn.Module,
     required: list[str],
-    suspects: Sequence[nn.Module],
+    candidates: Sequence[nn.Module],
     sizes: list[Size],
 ) -> Iterator[tuple[Any, ...]]:
     """One input per stream, the streams in the order of registration."""
-    first = suspects[: len(required)]
+    first = candidates[: len(required)]
     for options in zip(*(_shapes(layer, sizes) for layer in first), strict=False):
         images = [_empty(model, shape) for shape in options]
         if len(images) == len(required):
             yield tuple(images)
 
 
-def _shapes(layer: nn.Module, sizes: list[Size]) -> Iterator[tuple[int, ...]]:
-    """Shapes of inputs that a layer of this kind could be the first one for."""
+def _shapes(layer: nn.Module, sizes: list[Size]) -> Iterator[Size]:
+    """Shapes of inputs for which a layer of this kind could be the first one."""
     taken = inputs(layer)
     for kind, propose in _PROPOSALS.items():
         if isinstance(layer, kind) and taken:
             yield from propose(taken, sizes)
 
 
-def _of_vectors(taken: int, sizes: list[Size]) -> Iterator[tuple[int, ...]]:
+def _of_vectors(taken: int, sizes: list[Size]) -> Iterator[Size]:
     """Vectors, images to be flattened or cut into patches, and sequences."""
     yield (taken,)
     for channels in _square_channels(taken):
@@ -168,11 +164,11 @@ def _of_vectors(taken: int, sizes: list[Size]) -> Iterator[tuple[int, ...]]:
     yield from ((length, taken) for length in USUAL_LENGTHS)
 
 
-def _of_signals(taken: int, _: list[Size]) -> Iterator[tuple[int, ...]]:
+def _of_signals(taken: int, _: list[Size]) -> Iterator[Size]:
     return ((taken, length) for length in USUAL_LENGTHS)
 
 
-def _of_images(taken: int, sizes: list[Size]) -> Iterator[tuple[int, ...]]:
+def _of_images(taken: int, sizes: list[Size]) -> Iterator[Size]:
     """Images, and clips of them in both orders."""
     yield from ((taken, *size[-2:]) for size in sizes)
     for frames, size in itertools.product(USUAL_FRAMES, sizes[:2]):
@@ -180,7 +176,7 @@ def _of_images(taken: int, sizes: list[Size]) -> Iterator[tuple[int, ...]]:
         yield (taken, frames, *size[-2:])
 
 
-def _of_volumes(taken: int, sizes: list[Size]) -> Iterator[tuple[int, ...]]:
+def _of_volumes(taken: int, sizes: list[Size]) -> Iterator[Size]:
     """Clips in both orders, and cubes."""
     for size in sizes:
         for frames in USUAL_FRAMES if len(size) == 2 else (size[0],):
@@ -189,9 +185,7 @@ def _of_volumes(taken: int, sizes: list[Size]) -> Iterator[tuple[int, ...]]:
         yield (taken, size[-1], size[-1], size[-1])
 
 
-_PROPOSALS: dict[
-    type[nn.Module], Callable[[int, list[Size]], Iterator[tuple[int, ...]]]
-] = {
+_PROPOSALS: dict[type[nn.Module], Callable[[int, list[Size]], Iterator[Size]]] = {
     nn.Linear: _of_vectors,
     nn.Conv1d: _of_signals,
     nn.Conv2d: _of_images,
@@ -200,12 +194,11 @@ _PROPOSALS: dict[
 
 
 def _square_channels(taken: int) -> list[int]:
-    """Channels of an image or patch that has so many entries if it is a square."""
+    """Channels that a square image or patch with so many entries could have."""
     return [
         channels
         for channels in (3, 1, 4, 2)
-        if taken % channels == 0
-        and math.isqrt(taken // channels) ** 2 * channels == taken
+        if math.isqrt(taken // channels) ** 2 * channels == taken
     ]
 
 
@@ -217,12 +210,12 @@ def _sizes(model: nn.Module) -> list[Size]:
         for name in SIZE_NAMES
         if (size := _as_size(_get(source, name))) is not None
     ]
-    return list(dict.fromkeys((*named, *((side, side) for side in USUAL_SIDES))))[
-        :MOST_SIZES
-    ]
+    usual = [(side, side) for side in USUAL_SIDES]
+    return list(dict.fromkeys((*named, *usual)))[:MOST_SIZES]
 
 
 def _sources(model: nn.Module) -> Iterator[Any]:
+    """Objects that may name the size of an image."""
     for module in model.modules():
         for name in ("config", "pretrained_cfg"):
             config = getattr(module, name, None)

@@ -1,4 +1,4 @@
-"""Which layers of this model are its first layers, and can TrAct train them?
+"""Which layers of a model are its first layers, and can TrAct train them?
 
 Where no clear answer can be given (see `entry_points`), the error lists the candidates.
 """
@@ -25,8 +25,8 @@ _NORMS = (
     nn.GroupNorm,
     nn.RMSNorm,
 )
-# Candidates that a message lists.
-_NAMED = 8
+# Candidates that a message lists at most.
+_MOST_LISTED = 8
 REASONS: tuple[tuple[Any, str], ...] = (
     (
         _NORMS,
@@ -76,32 +76,21 @@ def first_layers(model: nn.Module, example_input: Any = None) -> dict[str, nn.Mo
         {'1': Linear(in_features=64, out_features=10, bias=True)}
     """
     entries = _entry_points(model, example_input)
-    refusals = {a.name: why for a in entries if (why := _refusal(a))}
+    refusals = {e.name: why for e in entries if (why := _refusal(e))}
     if refusals:
-        others = [a.name for a in entries if a.name not in refusals]
+        trainable = [e.name for e in entries if e.name not in refusals]
         msg = f"{'; '.join(refusals.values())}. "
-        if others:
-            msg += f"To train only what TrAct can train here, pass layer={others}. "
+        if trainable:
+            msg += f"To train only what TrAct can train here, pass layer={trainable}. "
         raise ValueError(msg + list_candidates(model))
-    return {a.name: a.module for a in entries}
+    return {e.name: e.module for e in entries}
 
 
 def find_first_layers(
     model: nn.Module, example_input: Any = None
 ) -> dict[str, nn.Module]:
-    """Find the modules whose parameters the raw input meets first, of whatever type.
-
-    Args:
-        model: as for `first_layers`.
-        example_input: as for `first_layers`.
-
-    Returns:
-        Qualified name -> module.
-
-    Raises:
-        ValueError: if it cannot be told.
-    """
-    return {a.name: a.module for a in _entry_points(model, example_input)}
+    """As `first_layers`, of whatever type the modules are; a ValueError if unclear."""
+    return {e.name: e.module for e in _entry_points(model, example_input)}
 
 
 def _entry_points(model: nn.Module, example_input: Any) -> list[EntryPoint]:
@@ -115,22 +104,15 @@ def _entry_points(model: nn.Module, example_input: Any) -> list[EntryPoint]:
 
 
 def _refusal(entry: EntryPoint) -> str | None:
-    """Why TrAct cannot train it."""
+    """Why TrAct cannot train an entry point; None if it can."""
     try:
         check_supported(entry.name, entry.module)
     except ValueError as error:
-        reason = _reason(entry.module) or entry.obstacle
+        known = (why for kinds, why in REASONS if isinstance(entry.module, kinds))
+        reason = next(known, entry.obstacle)
         return f"{error} ({reason})" if reason else str(error)
     if entry.obstacle:
         return f"layer {entry.name!r}: {entry.obstacle}"
-    return None
-
-
-def _reason(module: nn.Module) -> str | None:
-    """What keeps TrAct from a kind of module that stands in front at times."""
-    for kinds, reason in REASONS:
-        if isinstance(module, kinds):
-            return reason
     return None
 
 
@@ -144,15 +126,7 @@ def _without_parameters(model: nn.Module) -> str:
 
 
 def check_supported(name: str, module: nn.Module) -> None:
-    """Refuse a layer that TrAct cannot train exactly.
-
-    Args:
-        name: for the message.
-        module: the layer.
-
-    Raises:
-        ValueError: that says what was seen and what to do.
-    """
+    """Refuse a layer that TrAct cannot train, with a ValueError that says why."""
     refusal = _why_not(module)
     if refusal:
         subject = f"layer {name!r}" if name else "the layer"
@@ -161,14 +135,7 @@ def check_supported(name: str, module: nn.Module) -> None:
 
 
 def list_candidates(model: nn.Module) -> str:
-    """List the layers that a user may mean.
-
-    Args:
-        model: any module.
-
-    Returns:
-        A sentence for an error message.
-    """
+    """A sentence for error messages that lists the layers that a user may mean."""
     names = [
         f"{name!r} ({type(module).__name__})"
         for name, module in model.named_modules()
@@ -177,8 +144,9 @@ def list_candidates(model: nn.Module) -> str:
     ]
     if not names:
         return "It has no Linear or Conv1d/2d/3d layer."
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"Candidates, in order: {', '.join(names[:_NAMED])}{more}."
+    listed, rest = names[:_MOST_LISTED], names[_MOST_LISTED:]
+    more = f" and {len(rest)} more" if rest else ""
+    return f"Candidates, in order: {', '.join(listed)}{more}."
 
 
 def _why_not(module: nn.Module) -> str | None:

@@ -1,52 +1,49 @@
-"""What every tensor of a forward pass was computed from.
+"""From what was each tensor of a forward pass computed?
 
 A tensor is *raw* if it was computed from the input and constants alone (buffers are
 constants), *from parameters* if it was computed from those alone, and *mixed* once both
-have come together. The operator where raw meets parameters is what is looked for; what
-is mixed already, a skip connection of the raw input included, is not looked at again.
+have been combined. The operators that combine raw tensors with parameters are what is
+sought; mixed tensors, a skip connection of the raw input included, do not count.
 
 On request, whatever depends on the input or on parameters is computed on the meta
 device, so nothing large is computed and a model on any device, also on meta, can be
-followed. Constants stay real, since code reads their values.
+traced. Constants stay real, since code reads their values.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from trainact.torch_internals import StorageWeakRef, storage_of, written_arguments
 
 META = torch.device("meta")
 
-# They take from a tensor its shape, dtype and device only.
+# Operators that take from a tensor its shape, dtype and device only.
 SHAPE_ONLY = {
     *(f"{stem}_like" for stem in ("empty", "zeros", "ones", "full")),
     *(f"{stem}_like" for stem in ("rand", "randn", "randint")),
     *(f"new_{stem}" for stem in ("empty", "empty_strided", "zeros", "ones", "full")),
 }
-
-
-# They give what only values tell: a number for Python, or a shape.
+# Operators whose result depends on values: a number for Python, or a shape.
 NEEDS_VALUES = {
     *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select"),
     *("_unique", "_unique2", "unique_dim", "unique_consecutive"),
 }
-
-
-# They multiply their operands, or take from one where the other says.
+# Operators that multiply their operands, or read one at places that the other gives.
 PRODUCTS = {
     *("mul", "div", "mm", "bmm", "addmm", "baddbmm", "convolution"),
     *("grid_sampler_2d", "grid_sampler_3d"),
 }
-# They put their operands side by side, as skip connections do.
+# Operators that put their operands side by side, as skip connections do.
 JOINS = {"cat", "stack"}
 
 
@@ -55,11 +52,11 @@ class ValuesNeededError(Exception):
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """Where the raw input meets parameters.
+class FirstUse:
+    """An operator that combines the raw input with parameters.
 
     Attributes:
-        operator: ATen's name of the operator, ``"convolution"`` say.
+        operator: ATen's name of it, ``"convolution"`` say.
         parameters: their qualified names.
         callers: qualified names of the modules whose forward was running.
         is_gated: whether it was not the input itself but its product with features.
@@ -73,14 +70,14 @@ class Meeting:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a tensor was computed from; gated: the input times features."""
+    """From what a tensor was computed; gated is the input times features."""
 
     raw: bool
     parameters: tuple[str, ...] = ()
     is_gated: bool = False
 
     def is_mixed(self) -> bool:
-        """Whether the input and parameters have come together."""
+        """Whether the input and parameters have been combined."""
         return self.raw and bool(self.parameters)
 
     def __or__(self, other: Origin) -> Origin:
@@ -92,7 +89,7 @@ RAW = Origin(raw=True)
 
 
 class Tracker(TorchDispatchMode):
-    """Knows of every tensor what it was computed from, and which parameters were used.
+    """Notes from what every tensor was computed, and which parameters were used.
 
     Origins belong to storages, so that views and writes in place share them. A weak
     reference to the storage keeps its address from being used again.
@@ -107,7 +104,7 @@ class Tracker(TorchDispatchMode):
         constants_stay_real: bool,
     ) -> None:
         super().__init__()
-        self.meetings: list[Meeting] = []
+        self.first_uses: list[FirstUse] = []
         self.used: set[str] = set()
         self._running = running
         self._shapes_only = shapes_only
@@ -121,7 +118,7 @@ class Tracker(TorchDispatchMode):
             self.mark(parameter, Origin(raw=False, parameters=(name,)))
 
     def mark(self, tensor: Tensor, origin: Origin) -> None:
-        """Add to what a tensor was computed from."""
+        """Add to a tensor's origin."""
         storage = self._storage(tensor)
         known = self._origins.get(storage.cdata)
         if known is not None:
@@ -150,7 +147,7 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         keywords = dict(kwargs or {})
         name = func.overloadpacket.__name__.rstrip("_")  # in place or not
-        tensors = list(_tensors((*args, *keywords.values())))
+        tensors = _tensors((args, keywords))
         origins = [self._origin(t) for t in tensors]
         origin = self._join(name, [o for o in origins if o is not None])
         if self._shapes_only:
@@ -163,19 +160,20 @@ class Tracker(TorchDispatchMode):
         return result
 
     def _join(self, name: str, origins: list[Origin]) -> Origin | None:
+        """The origin of what an operator computes; notes a first use."""
         if not origins:
             return None
         joined = functools.reduce(operator.or_, origins)
         if not joined.is_mixed() or name in SHAPE_ONLY:
             return joined
         # The input, also where features gate it (squeeze and excitation, a spatial
-        # transformer), since that leaves it an image of sorts.
+        # transformer), since what comes out is still like an image.
         images = [o for o in origins if o == RAW or o.is_gated]
         features = [o for o in origins if o.is_mixed() and not o.is_gated]
-        met = [n for o in origins if not o.raw for n in o.parameters]
-        if images and met and not (features and name in JOINS):
+        used = tuple(n for o in origins if not o.raw for n in o.parameters)
+        if images and used and not (features and name in JOINS):
             callers, is_gated = tuple(self._running), RAW not in origins
-            self.meetings.append(Meeting(name, tuple(met), callers, is_gated))
+            self.first_uses.append(FirstUse(name, used, callers, is_gated))
             return replace(joined, is_gated=False)
         is_gated = bool(images) and (not features or name in PRODUCTS)
         return replace(joined, is_gated=is_gated)
@@ -213,28 +211,14 @@ class Tracker(TorchDispatchMode):
             given[id(stand_in)] = tensor
             return stand_in
 
-        result = func(
-            *(_map_tensors(twin, a) for a in args),
-            **{k: _map_tensors(twin, v) for k, v in keywords.items()},
-        )
+        args, keywords = tree_map_only(Tensor, twin, (args, keywords))
+        result = func(*args, **keywords)
         # An operator in place returns the tensor that it was given.
-        return _map_tensors(lambda t: given.get(id(t), t), result)
+        return tree_map_only(Tensor, lambda t: given.get(id(t), t), result)
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, tuple | list):
-            yield from _tensors(value)
-
-
-def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, tuple | list):
-        return type(value)(_map_tensors(function, v) for v in value)
-    return value
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def empty_twin(tensor: Tensor) -> Tensor:
