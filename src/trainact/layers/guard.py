@@ -16,16 +16,11 @@ from torch import Tensor, nn
 
 from trainact.torch_internals import constant_in_graphs, post_accumulate_hooks
 
-# The beginnings of names that parameters have of which the effective weight is made.
-_WEIGHT_NAMES = ("weight", "parametrizations.weight")
-
 
 class Guard:
     """A hook on the parameters of which a layer's weight is made.
 
-    Args:
-        layer: under TrAct. Its ``tract`` says what the guard knows of it, so that
-            the layer's replicas and copies take that along.
+    What it knows of the layer is in ``layer.tract``, which replicas and copies share.
     """
 
     # Compiled code cannot say which layer was called, so it counts for all of them.
@@ -55,12 +50,7 @@ class Guard:
 
 
 def warn(layer: Any, message: str) -> None:
-    """Warn, unless that has been done for this layer.
-
-    Args:
-        layer: under TrAct.
-        message: what was seen and what to do.
-    """
+    """Warn once for each layer."""
     if torch.compiler.is_compiling():
         _warn_at_compilation(message)
     elif not layer.tract.is_warned:
@@ -75,11 +65,7 @@ def _warn_at_compilation(message: str) -> bool:
 
 
 def note_call(layer: Any) -> None:
-    """Note that a layer has seen its linear map in training mode.
-
-    Args:
-        layer: under TrAct.
-    """
+    """Note that a layer has seen its linear map in training mode."""
     if torch.compiler.is_compiling():
         _note_compiled_call()
     else:
@@ -93,11 +79,7 @@ def _note_compiled_call() -> bool:
 
 
 def watch(layer: Any) -> None:
-    """Have a guard called whenever a layer's weight has got a gradient.
-
-    Args:
-        layer: under TrAct; what is watched already, or frozen, is left alone.
-    """
+    """Have a guard called whenever a gradient was added to a layer's weight."""
     for parameter in weight_parameters(layer):
         is_trained = isinstance(parameter, nn.Parameter) and parameter.requires_grad
         if is_trained and not _guards(parameter):
@@ -105,11 +87,7 @@ def watch(layer: Any) -> None:
 
 
 def unwatch(layer: nn.Module) -> None:
-    """Undo `watch`.
-
-    Args:
-        layer: that was under TrAct.
-    """
+    """Undo `watch`."""
     for parameter in weight_parameters(layer):
         for key in _guards(parameter):
             del post_accumulate_hooks(parameter)[key]
@@ -121,25 +99,11 @@ def _guards(parameter: Tensor) -> list[int]:
 
 
 def weight_parameters(layer: nn.Module) -> list[Tensor]:
-    """What the weight that a layer computes with is made of.
-
-    Args:
-        layer: a Linear or Conv1d/2d/3d, also a subclass or parametrised.
-
-    Returns:
-        Its parameters, or tensors that stand for them in `torch.func`.
-    """
+    """Parameters of which a layer's weight is made, or what `torch.func` put there."""
     named: Any = layer.named_parameters()
     return [tensor for name, tensor in named if is_of_weight(name)]
 
 
 def is_of_weight(name: str) -> bool:
-    """Whether the weight is made of a parameter of this name.
-
-    Args:
-        name: within the layer.
-
-    Returns:
-        True for ``weight``, ``weight_orig``, ``parametrizations.weight.0`` ...
-    """
-    return name.startswith(_WEIGHT_NAMES)
+    """Whether it is ``weight``, ``weight_orig``, ``parametrizations.weight.0`` ..."""
+    return name.startswith(("weight", "parametrizations.weight"))

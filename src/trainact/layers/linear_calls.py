@@ -1,9 +1,8 @@
-"""The linear maps that a layer computes, seen as they are called.
+"""Intercept the linear maps that a layer's forward calls.
 
-What a subclass does with its input and its weight before the two meet (padding,
-standardisation, masks) is its own affair; where they meet it calls one of torch's
-functions, whose arguments say everything: the effective weight, the input and the
-geometry.
+A subclass may change its input and its weight first (padding, standardisation, masks).
+Where it combines them it calls one of torch's functions, whose arguments say
+everything: the effective weight, the input and the geometry.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from trainact.geometry import Geometry, make_geometry
 
-# Functions that take nothing but a shape or a dtype from what follows their first
-# argument.
+# Functions that take only a shape or a dtype from the arguments after the first.
 _TAKE_FORM_ONLY = (
     Tensor.expand_as,
     Tensor.reshape_as,
@@ -33,17 +31,12 @@ OnCall = Callable[[Tensor, Tensor, Geometry], Tensor]
 
 
 class LinearCalls(TorchFunctionMode):
-    """While entered, hands the weight of every linear map that is called to a function.
+    """While entered, replaces the weight of every linear map by what ``on_call`` gives.
 
     Seen are `torch.nn.functional.linear`, ``conv1d``, ``conv2d`` and ``conv3d``; not
     what is written as a matrix product, and not what other functions of torch call.
-
-    What is computed from a layer's weight otherwise than as the weight of such a map is
-    kept account of, see `derives`.
-
-    Args:
-        on_call: given (weight, input, geometry), returns the weight to use instead.
-        weights: the tensors of which the layer's weight is made.
+    Tensors that are computed from ``weights``, of which the layer's weight is made, in
+    any other way are noted for `derives`.
     """
 
     def __init__(self, on_call: OnCall, weights: Sequence[Tensor] = ()) -> None:
@@ -52,14 +45,7 @@ class LinearCalls(TorchFunctionMode):
         self._derived = list(weights)
 
     def derives(self, values: Any) -> bool:
-        """Whether a gradient would go from values to the weight past the seen maps.
-
-        Args:
-            values: a tensor, or a tuple or list of what a function takes or returns.
-
-        Returns:
-            True if one of the tensors in it was computed from the weight.
-        """
+        """Whether a gradient would go from values to the weight past the seen maps."""
         return any(t is d for t in _tensors(values) for d in self._derived)
 
     def __torch_function__(
@@ -84,8 +70,8 @@ class LinearCalls(TorchFunctionMode):
         else:
             kwargs = {**kwargs, "weight": weight}
         z = func(*args, **kwargs)
-        others = {k: v for k, v in kwargs.items() if k != "weight"}
-        self._note(z, (args[:1], args[2:], others))
+        rest = {k: v for k, v in kwargs.items() if k != "weight"}
+        self._note(z, (args[:1], args[2:], rest))
         return z
 
     def _note(self, values: Any, taken: Any) -> None:

@@ -27,7 +27,7 @@ class TrActLayer(nn.Module):
     """What all layers trained by TrAct share.
 
     Attributes:
-        tract: what TrAct keeps of the layer; the other attributes are its.
+        tract: what TrAct keeps of the layer; its settings are attributes of both.
     """
 
     tract: State
@@ -63,11 +63,7 @@ class TrActLayer(nn.Module):
         return self.tract.damping
 
     def extra_repr(self) -> str:
-        """The parent's description and λ.
-
-        Returns:
-            What `repr` shows between the brackets.
-        """
+        """The parent's description and λ, as `repr` shows them in the brackets."""
         state = self.tract
         sync = "" if state.group is None else f", sync={state.group!r}"
         estimate = "" if state.estimate is None else f", estimate={state.estimate!r}"
@@ -147,14 +143,7 @@ class TrActConv3d(_TrActConv, nn.Conv3d):
 
 
 def refuse_proxy(x: Any) -> None:
-    """Refuse to be written into a graph that would train without TrAct.
-
-    Args:
-        x: the input of a layer in training mode.
-
-    Raises:
-        TraceError: under `torch.fx.symbolic_trace`.
-    """
+    """Refuse to be written into a graph that would train without TrAct."""
     if isinstance(x, Proxy):
         msg = (
             "torch.fx cannot trace a layer under TrAct in training mode: trace first, "
@@ -165,14 +154,7 @@ def refuse_proxy(x: Any) -> None:
 
 
 def check_trainable(x: Tensor) -> None:
-    """Refuse inputs of which TrAct makes no statistics.
-
-    Args:
-        x: the input of a layer that trains.
-
-    Raises:
-        RuntimeError: if it is complex or sparse, or that of a model being exported.
-    """
+    """Refuse inputs of which TrAct makes no statistics."""
     if torch.compiler.is_exporting():
         msg = (
             "a layer under TrAct is exported in training mode: call model.eval() "
@@ -194,16 +176,10 @@ def check_trainable(x: Tensor) -> None:
 
 
 def making_plain(plain: type[nn.Module]) -> Any:
-    """The ``__init__`` of a class under TrAct: what calls that gets a plain layer.
+    """The ``__init__`` of a class under TrAct: calling the class gives a plain layer.
 
     Libraries make more layers by ``type(layer)(...)``, as LoRA makes its adapters. Only
     `trainact.TrAct` and `trainact.apply` put TrAct on a layer.
-
-    Args:
-        plain: the class without TrAct.
-
-    Returns:
-        With the signature that the plain class has.
     """
 
     @wraps(plain.__init__)
@@ -232,14 +208,7 @@ for _plain, _tract in TRACT_CLASSES.items():
 
 
 def made_of(kind: type[nn.Module]) -> type[nn.Module] | None:
-    """The class that a class under TrAct adds TrAct to.
-
-    Args:
-        kind: any.
-
-    Returns:
-        None if it is not one that trainact has made.
-    """
+    """The class to which a class under TrAct adds TrAct; None for other classes."""
     return vars(kind).get(MADE_OF)
 
 

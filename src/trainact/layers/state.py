@@ -143,14 +143,7 @@ class State:
 
 
 def nested_rows(x: Tensor) -> Tensor:
-    """The rows of all sequences of a nested tensor, one after the other.
-
-    Args:
-        x: with sequences of different lengths.
-
-    Returns:
-        ``[N, ..., P]``, without gaps and padding.
-    """
+    """The rows of all sequences of a nested tensor, ``[N, ..., P]``, without gaps."""
     nested: Any = x
     if x.layout is torch.jagged and nested.lengths() is None:
         return nested.values()
@@ -210,10 +203,10 @@ _FORMER = {
 
 
 class Setting:
-    """An attribute of a layer's state as an attribute of the layer.
+    """An attribute of ``layer.tract`` as an attribute of the layer.
 
-    What the layer's own class calls by that name stays what it is; then the setting is
-    ``layer.tract.lam``, say.
+    An attribute of that name that the layer's own class sets stays what it is; the
+    setting is then reached as ``layer.tract.lam``, say.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:

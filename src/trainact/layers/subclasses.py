@@ -1,7 +1,7 @@
 """TrAct on layers of a class of their own: subclasses and parametrised layers.
 
-What is preconditioned is the gradient of the effective weight, the one that meets the
-input. From there autograd carries it through whatever made that weight
+What is preconditioned is the gradient of the effective weight, the one that the input
+is multiplied with. From there autograd carries it through whatever made that weight
 (standardisation, weight norm, a mask) to the parameters: G P, then the chain rule.
 
 A layer of class C becomes one of three, made when they are first needed:
@@ -60,21 +60,10 @@ class TrActSubclass(TrActLayer):
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Apply the layer.
-
-        Args:
-            *args: as the layer's class takes them.
-            **kwargs: as the layer's class takes them.
-
-        Returns:
-            What the layer's class returns.
-
-        Raises:
-            RuntimeError: if the weight is trained and its linear map was not seen.
-        """
+        """The forward of the layer's class, in which its linear map must be seen."""
         weights = self._trained_weights()
-        others: Any = self.parameters()
-        is_trained = weights or any(p.requires_grad for p in others)
+        parameters: Any = self.parameters()
+        is_trained = weights or any(p.requires_grad for p in parameters)
         if not (self._is_training() and is_trained):
             return super().forward(*args, **kwargs)
         is_seen = False
@@ -82,7 +71,7 @@ class TrActSubclass(TrActLayer):
         def mark(weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
             nonlocal is_seen
             refuse_proxy(x)
-            if self._is_other(weight) or not self._gets_gradient(weight):
+            if self._is_further_parameter(weight) or not self._gets_gradient(weight):
                 return weight
             is_seen = True
             if not self._trains(weight, x):
@@ -109,25 +98,25 @@ class TrActSubclass(TrActLayer):
         return super()._preconditioned(weight, x, geometry)
 
     def _trained_weights(self) -> list[Tensor]:
-        """What the effective weight is made of, as far as it gets a gradient."""
+        """Tensors of which the effective weight is made and that get a gradient."""
         # Hooks (pruning) and replicas keep it as an attribute that is no parameter.
         kept: list[Tensor] = [v for k, v in vars(self).items() if k == "weight"]
         return [w for w in weight_parameters(self) + kept if self._gets_gradient(w)]
 
     def _gets_gradient(self, tensor: Tensor) -> bool:
-        """Whether it does, or stands for a parameter and hides that."""
+        """Whether it does, or may: under `torch.func` a stand-in need not say so."""
         parameters: Any = self.parameters()
         is_replaced = not any(isinstance(p, nn.Parameter) for p in parameters)
         return tensor.requires_grad or (is_replaced and may_be_transformed())
 
-    def _is_other(self, weight: Tensor) -> bool:
+    def _is_further_parameter(self, weight: Tensor) -> bool:
         """Whether a linear map's weight is a parameter beside this layer's weight."""
         named: Any = self.named_parameters()
         return any(weight is p for name, p in named if not is_of_weight(name))
 
 
-class _Made(TrActLayer):
-    """What is common to the classes that are made here."""
+class _MadeHere(TrActLayer):
+    """What the classes that `_class_for` makes have in common."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Pickle looks classes up by name, and would not find one made at run time.
@@ -139,14 +128,7 @@ class _Made(TrActLayer):
 
 
 def tract_class(layer: nn.Module) -> type[TrActLayer]:
-    """The class that puts TrAct on a layer.
-
-    Args:
-        layer: of a supported class.
-
-    Returns:
-        A subclass of its class (of the class that was parametrised).
-    """
+    """The class that puts TrAct on a layer of a supported class, a subclass of it."""
     kind: Any = type(layer)
     if is_parametrized_class(layer):
         made = _parametrized_again(kind, _class_for(kind.__bases__[0]))
@@ -156,14 +138,9 @@ def tract_class(layer: nn.Module) -> type[TrActLayer]:
 
 
 def plain_class(layer: nn.Module) -> type[nn.Module] | None:
-    """The class that a layer has without TrAct.
+    """The class that a layer has without TrAct; None if its class is not TrAct's.
 
-    Args:
-        layer: any module.
-
-    Returns:
-        The class that it had, or None if its present one is not TrAct's. If it has been
-        parametrised meanwhile, the class that parametrize would have made of it.
+    If it was parametrised since, the class that parametrize would have made of it.
     """
     kind: Any = type(layer)
     had = made_of(kind)
@@ -176,14 +153,7 @@ def plain_class(layer: nn.Module) -> type[nn.Module] | None:
 
 
 def is_parametrized_class(layer: nn.Module) -> bool:
-    """Whether ``torch.nn.utils.parametrize`` was the last to change a layer's class.
-
-    Args:
-        layer: any module.
-
-    Returns:
-        True if it was.
-    """
+    """Whether ``torch.nn.utils.parametrize`` was the last to change a layer's class."""
     if not parametrize.is_parametrized(layer):
         return False
     names = cast("nn.ModuleDict", layer.parametrizations)
@@ -195,22 +165,15 @@ def _properties(kind: type[nn.Module]) -> set[str]:
 
 
 def _parametrized_again(kind: Any, base: Any) -> Any:
-    """What parametrize has put into a class, in a new one upon another base."""
-    # A new one each time: remove_parametrizations takes it apart.
+    """A class with another base and what parametrize has put into the given one."""
+    # A new one each time: remove_parametrizations removes its attributes.
     left_out = ("__module__", "__doc__", MADE_OF)
     own = {name: value for name, value in vars(kind).items() if name not in left_out}
     return type(f"Parametrized{base.__name__}", (base,), own)
 
 
 def why_not_weight(layer: nn.Module) -> str | None:
-    """Why a layer's weight cannot be trained, to follow its type in a sentence.
-
-    Args:
-        layer: a Linear or Conv1d/2d/3d, or of a subclass.
-
-    Returns:
-        The reason, or None.
-    """
+    """Why a layer's weight cannot be trained, to follow its type in a sentence."""
     if parametrize.is_parametrized(layer, "weight"):
         # Not through layer.weight: spectral norm iterates whenever that is read.
         parts = cast("nn.ModuleDict", layer.parametrizations)["weight"].parameters()
@@ -225,14 +188,7 @@ def why_not_weight(layer: nn.Module) -> str | None:
 
 
 def why_not_subclass(layer: nn.Module) -> str | None:
-    """Why a layer of a class of its own is refused, to follow its type in a sentence.
-
-    Args:
-        layer: a Linear or Conv1d/2d/3d, or of a subclass.
-
-    Returns:
-        The reason, or None.
-    """
+    """Why a layer of another class is refused, to follow its type in a sentence."""
     if type(layer) in TRACT_CLASSES:
         return None
     # By name: the import would cost more than the core does.
@@ -253,10 +209,10 @@ def why_not_subclass(layer: nn.Module) -> str | None:
             " with an attribute 'tract' of its own, a name that TrAct needs for "
             "itself: call it something else"
         )
-    others = _large_parameters(layer)
-    if others:
+    large = _large_parameters(layer)
+    if large:
         return (
-            f" that has parameters {', '.join(others)} beside its weight and bias, "
+            f" that has parameters {', '.join(large)} beside its weight and bias, "
             "which TrAct would leave their ordinary gradients: put TrAct on plain "
             "layers, or use trainact.functional.precondition in its forward"
         )
@@ -290,7 +246,7 @@ def _class_for(kind: type[nn.Module]) -> type[TrActLayer]:
     parent = TRACT_CLASSES[plain] if is_as_parent else TrActSubclass
     own = {MADE_OF: kind, "__init__": making_plain(kind)}
     own |= {k: getattr_static(kind, k) for k in SETTINGS if hasattr(kind, k)}
-    return type(f"TrAct{kind.__name__}", (_Made, parent, kind), own)
+    return type(f"TrAct{kind.__name__}", (_MadeHere, parent, kind), own)
 
 
 def _new(plain: type[nn.Module]) -> TrActLayer:
