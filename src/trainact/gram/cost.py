@@ -37,15 +37,9 @@ MAX_BORDER = 2
 def cheapest_dim(
     geometry: Geometry, shape: tuple[int, ...], device_type: str
 ) -> int | None:
-    """Choose between shifts along one dimension and explicit tiles.
+    """The spatial dimension to shift along; None where explicit tiles are cheaper.
 
-    Args:
-        geometry: of the layer.
-        shape: of its input, ``[B, C, *spatial]``.
-        device_type: such as ``"cpu"``.
-
-    Returns:
-        The spatial dimension to shift along, or None for tiles.
+    For an input of shape ``[B, C, *spatial]`` on a device such as ``"cpu"``.
     """
     if device_type not in SHIFT_DEVICES or shape[0] == 0:
         return None
@@ -60,14 +54,8 @@ def cheapest_dim(
 def can_shift(geometry: Geometry, outputs: Sequence[int], dim: int) -> bool:
     """Whether shifts along a dimension are possible, and their border is bounded.
 
-    Args:
-        geometry: of the layer.
-        outputs: output positions per spatial dimension.
-        dim: the spatial dimension.
-
-    Returns:
-        False for one kernel position; for fewer output lines than a kernel reaches; and
-        where dilation makes the products at the border much larger than A.
+    Not for one kernel position; for fewer output lines than a kernel reaches; or where
+    dilation makes the products at the border much larger than A.
     """
     layout = make_layout(geometry, dim)
     border = layout.num_border * layout.line_entries
@@ -78,16 +66,7 @@ def can_shift(geometry: Geometry, outputs: Sequence[int], dim: int) -> bool:
 
 
 def tiles_cost(geometry: Geometry, batch: int, outputs: Sequence[int]) -> float:
-    """Time of explicit tiles.
-
-    Args:
-        geometry: of the layer.
-        batch: images.
-        outputs: output positions per spatial dimension.
-
-    Returns:
-        Nanoseconds.
-    """
+    """Nanoseconds of explicit tiles, for these output positions per dimension."""
     rows, size = batch * math.prod(outputs) * geometry.groups, geometry.num_entries
     return TILES_CALL + rows * (COPY * size + _self_product(size))
 
@@ -95,17 +74,7 @@ def tiles_cost(geometry: Geometry, batch: int, outputs: Sequence[int]) -> float:
 def shifts_cost(
     geometry: Geometry, batch: int, outputs: Sequence[int], dim: int
 ) -> float:
-    """Time of shifts along a dimension.
-
-    Args:
-        geometry: of the layer.
-        batch: images.
-        outputs: output positions per spatial dimension.
-        dim: the spatial dimension.
-
-    Returns:
-        Nanoseconds.
-    """
+    """Nanoseconds of shifts along a spatial dimension."""
     layout = make_layout(geometry, dim)
     size, reach = layout.line_entries, layout.num_border
     width = batch * math.prod(outputs) // outputs[dim] * geometry.groups

@@ -1,11 +1,11 @@
 r"""Products of matrices with many columns, in full precision, block by block.
 
-Where the settings would round float32 operands, they are taken apart into what the
-hardware holds exactly and the rest, so that products keep float32's precision. Sums run
-over a thousand or two of columns in float32 (8,192 on accelerators, for many entries)
-and beyond that in float64, so that millions of rows cost no accuracy. A product of a
-large matrix with itself is symmetric, of which a CPU computes only the blocks on and
-above the diagonal.
+Where the settings would round float32 operands, these are split into what the hardware
+holds exactly and the rest, so that products keep float32's precision. Sums run over
+1,024 or 2,048 columns in float32 (8,192 on accelerators, for many entries) and beyond
+that in float64, so that millions of rows cost no accuracy. The product of a large
+matrix with its own transpose is symmetric: a CPU computes only the blocks on and above
+the diagonal.
 
 Everything here is X transposed times X: columns are the rows of the unfolded batch.
 """
@@ -37,7 +37,7 @@ BLOCK_ENTRIES = 256
 LONG_BLOCK_ROWS = 2048
 ACCELERATOR_BLOCK_ROWS = 8192
 
-# Matrices up to this size are multiplied with themselves at once. Measured on a CPU:
+# Larger matrices are multiplied with themselves block by block. Measured on a CPU:
 # 768 entries take 0.56, 384 take 0.65 and 147 take 0.83 of the full product's time.
 SYMMETRIC_ENTRIES = 96
 
@@ -51,27 +51,16 @@ Parts = tuple[Tensor, ...]
 
 
 def tile_bytes(x: Tensor) -> int:
-    """How much of the unfolded batch may exist at a time.
-
-    Args:
-        x: a layer's input.
-
-    Returns:
-        Bytes, by the device of ``x``.
-    """
+    """How many bytes of the unfolded batch may exist at a time, by the device."""
     return TILE_BYTES if x.device.type == "cpu" else ACCELERATOR_TILE_BYTES
 
 
 def operand_parts(x: Tensor, given: torch.dtype | None = None) -> Parts:
-    r"""Take a factor of a product apart, if the settings would round it.
+    r"""Split a factor of a product, float32 or float64, if the settings would round it.
 
-    Args:
-        x: float32 or float64.
-        given: dtype that the entries had before; TF32 holds those of 16 bits exactly.
-
-    Returns:
-        ``x`` itself; or in float64; or (H, L) with :math:`x = H + L`, where H is what
-        TF32 holds exactly.
+    Into ``x`` itself; ``x`` in float64; or (H, L) with :math:`x = H + L`, where H is
+    what TF32 holds exactly. ``given`` is the dtype that the entries had before: TF32
+    holds those of 16 bits exactly.
     """
     dtype = product_dtype(x)
     if dtype == x.dtype:
@@ -84,14 +73,7 @@ def operand_parts(x: Tensor, given: torch.dtype | None = None) -> Parts:
 
 
 def split_for_tf32(x: Tensor) -> Parts:
-    """Take a matrix apart into what TF32 holds exactly and the rest.
-
-    Args:
-        x: float32.
-
-    Returns:
-        (H, L), their sum is ``x``; L is at most 2^-11 of the entry.
-    """
+    """Split float32 entries into what TF32 holds and the rest, at most 2^-11 of it."""
     bits = x.contiguous().view(torch.int32)
     half = 1 << (TF32_DROPPED_BITS - 1)
     high = ((bits + half) & -(1 << TF32_DROPPED_BITS)).view(torch.float32)
@@ -99,17 +81,10 @@ def split_for_tf32(x: Tensor) -> Parts:
 
 
 def parts_product(first: Parts, second: Parts) -> Tensor:
-    r"""A matrix times the transpose of another.
+    r"""``[..., P, N]`` times the transpose of ``[..., Q, N]``, each given in parts.
 
     Of two parts each, :math:`HH'^\top + HL'^\top + LH'^\top`, which lacks only
     :math:`LL'^\top`, at most :math:`2^{-22}` of the whole.
-
-    Args:
-        first: parts of a matrix, ``[..., P, N]`` each.
-        second: likewise, ``[..., Q, N]``.
-
-    Returns:
-        ``[..., P, Q]``.
     """
     high, low = first[0], first[1:]
     total = high @ second[0].mT
@@ -119,15 +94,9 @@ def parts_product(first: Parts, second: Parts) -> Tensor:
 
 
 def parts_self_product(parts: Parts) -> Tensor:
-    """A matrix times its own transpose.
+    """``[..., P, N]``, given in parts, times its own transpose; symmetric.
 
     Cost: 0.55 to 1 times ``P**2 * N`` multiplications, depending on P.
-
-    Args:
-        parts: of the matrix, ``[..., P, N]`` each.
-
-    Returns:
-        ``[..., P, P]``, symmetric.
     """
     if len(parts) == 1:
         return _symmetric_product(parts[0])
@@ -137,31 +106,14 @@ def parts_self_product(parts: Parts) -> Tensor:
 
 
 def self_product(columns: Tensor, given: torch.dtype | None = None) -> Tensor:
-    """A matrix times its own transpose, in the full precision of its dtype.
-
-    Args:
-        columns: ``[..., P, N]``, float32 or float64.
-        given: dtype that the entries had before, see `operand_parts`.
-
-    Returns:
-        ``[..., P, P]``, symmetric.
-    """
+    """``[..., P, N]`` times its own transpose, in the full precision of its dtype."""
     return parts_self_product(operand_parts(columns, given))
 
 
 def sum_self_product(
     columns: Tensor, dtype: torch.dtype, given: torch.dtype | None = None
 ) -> Tensor:
-    """A matrix times its own transpose, in blocks that are summed in a wider dtype.
-
-    Args:
-        columns: ``[G, P, N]``, float32 or float64.
-        dtype: of the sum.
-        given: dtype that the entries had before, see `operand_parts`.
-
-    Returns:
-        ``[G, P, P]``, symmetric.
-    """
+    """``[G, P, N]`` times its own transpose, in blocks that are summed in ``dtype``."""
     if columns.shape[1] > BLOCK_ENTRIES:
         on_cpu = columns.device.type == "cpu"
         longest = LONG_BLOCK_ROWS if on_cpu else ACCELERATOR_BLOCK_ROWS

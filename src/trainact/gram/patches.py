@@ -1,4 +1,4 @@
-"""Explicit patches: strided windows, and the rows made from them.
+"""Explicit patches: views of them as strided windows, and copies of them as rows.
 
 Legend: B batch, C input channels, G groups, N rows (B x output positions), P entries of
 a patch within one group (C / G x kernel positions).

@@ -15,17 +15,12 @@ from trainact.kernels import choice
 def compute_gram(x: Tensor, geometry: Geometry) -> Tensor:
     """Sum over the rows of a layer's input of their outer products, XᵀX.
 
+    Of ``[..., C, *spatial]`` in any floating dtype and memory layout, ``[G, P, P]`` in
+    float64 (float32 on devices without it); zeros for an empty batch.
+
     Cost: at most ``N * P**2`` multiplications per group and one pass over the patches,
     for overlapping patches a fraction of both; extra memory of about
     `trainact.gram.matmul.tile_bytes`, whatever the batch.
-
-    Args:
-        x: ``[..., C, *spatial]``, any floating dtype and memory layout.
-        geometry: of the layer.
-
-    Returns:
-        b times A, ``[G, P, P]``, float64 (float32 on devices without it); zeros for an
-        empty batch.
     """
     x = batched(x, geometry)
     if choice.may_take("products") and choice.takes_products(

@@ -44,8 +44,8 @@ from trainact.gram.matmul import (
 from trainact.gram.patches import pad, windows
 from trainact.precision import accumulation_dtype, statistics_dtype
 
-# Rows that one float32 sum runs over, about. Twice the rows, 1.2 times the error; half
-# of them, and bands share more of their lines with each other.
+# Rows that one float32 sum runs over, about. Twice as many give 1.2 times the error;
+# with half as many, bands share more of their lines with each other.
 SUM_ROWS = 2048
 
 
@@ -82,32 +82,24 @@ class Layout:
 
     @property
     def line_entries(self) -> int:
-        """M."""
+        """Entries of a line, M."""
         return self.num_phases * self.phase_entries
 
     @property
     def last_entries(self) -> int:
-        """Those of M that positions of the last step fall on; they come first."""
+        """The first entries of a line, on which positions of the last step fall."""
         positions = zip(self.steps, self.phases, strict=True)
         last = max(r for q, r in positions if q == self.num_border)
         return (last + 1) * self.phase_entries
 
     @property
     def shifts(self) -> tuple[int, ...]:
-        """Every q' - q of two kernel positions, from zero."""
+        """Every q' - q >= 0 of two kernel positions, in ascending order."""
         return tuple(sorted({q - p for p in self.steps for q in self.steps if q >= p}))
 
 
 def make_layout(geometry: Geometry, dim: int) -> Layout:
-    """Lay a kernel out along one dimension.
-
-    Args:
-        geometry: of the layer.
-        dim: the spatial dimension to shift along.
-
-    Returns:
-        The layout.
-    """
+    """The layout of a layer's kernel along one spatial dimension."""
     stride, size = geometry.stride[dim], geometry.kernel_size[dim]
     positions = [k * geometry.dilation[dim] for k in range(size)]
     return Layout(
@@ -120,18 +112,10 @@ def make_layout(geometry: Geometry, dim: int) -> Layout:
 
 
 def shifted_gram(x: Tensor, geometry: Geometry, dim: int) -> Tensor:
-    """XᵀX by shifts along one dimension.
+    """XᵀX, ``[G, P, P]``, by shifts along a dimension with at least Q outputs.
 
     Cost, per group: ``T * M**2`` multiplications for each output position and ``M``
     copied entries, where ``T * M`` is P rounded up to whole strides; and the border.
-
-    Args:
-        x: ``[B, C, *spatial]``.
-        geometry: of the layer.
-        dim: the spatial dimension to shift along, with at least Q outputs.
-
-    Returns:
-        b times A, ``[G, P, P]``, float64 (float32 on devices without it).
     """
     layout, wide = make_layout(geometry, dim), accumulation_dtype(x)
     groups, size, reach = geometry.groups, layout.line_entries, layout.num_border
@@ -185,17 +169,11 @@ def _border_products(
 def _all_pairs(
     common: Tensor, before: Tensor, after: Tensor, geometry: Geometry, layout: Layout
 ) -> Tensor:
-    """Every pair of kernel positions (q, q + d).
+    """XᵀX, ``[G, P, P]``, from what every pair of kernel positions (q, q + d) sums.
 
-    Args:
-        common: sums over the lines that all pairs have, ``[Q + 1, G, M, M']`` by d.
-        before: products of the Q lines before them, ``[Q, G, M, 2Q, M']`` by line.
-        after: products of the Q lines after them, ``[Q, G, M, Q, M']``.
-        geometry: of the layer.
-        layout: of its kernel along one dimension.
-
-    Returns:
-        b times A, ``[G, P, P]``.
+    Given are the sums over the lines that all pairs have, ``[Q + 1, G, M, M']`` by d,
+    and products of the Q lines before these, ``[Q, G, M, 2Q, M']`` by line, and of the
+    Q lines after these, ``[Q, G, M, Q, M']``.
     """
     reach = layout.num_border
     ahead, behind = (x.permute(0, 3, 1, 2, 4) for x in (before, after))
@@ -243,18 +221,10 @@ def _ordered(value_P: Any, is_swapped: Any) -> tuple[Any, Any]:
 
 
 def slabs(x: Tensor, geometry: Geometry, layout: Layout) -> Iterator[Tensor]:
-    """View a batch as lines, some images and a part of their width at a time.
+    """View at least one image as lines (`line_view`), a few and part of the width each.
 
     Parts along the next dimension do not overlap, and are so narrow that bands of them
     are higher than what bands share.
-
-    Args:
-        x: ``[B, C, *spatial]``, at least one image.
-        geometry: of the layer.
-        layout: of its kernel along one dimension.
-
-    Yields:
-        Views, as `line_view` has them, of padded images.
     """
     outputs = geometry.output_size(x.shape[2:])
     num_lines = outputs[layout.dim] + layout.num_border
@@ -278,14 +248,8 @@ def slabs(x: Tensor, geometry: Geometry, layout: Layout) -> Iterator[Tensor]:
 def bands(view: Tensor, geometry: Geometry, layout: Layout) -> Iterator[Tensor]:
     """Copy a slab's lines in bands, each with the lines that its kernels reach.
 
-    Args:
-        view: of lines.
-        geometry: of the layer.
-        layout: of its kernel along one dimension.
-
-    Yields:
-        ``[b, n, G, M, o + Q, W]``, contiguous, about a tile at a time; together they
-        hold every output line once, in float32 sums of about `SUM_ROWS` rows a band.
+    ``[b, n, G, M, o + Q, W]``, contiguous, about a tile at a time; together they hold
+    every output line once, in float32 sums of about `SUM_ROWS` rows a band.
     """
     axis, reach = view.ndim - geometry.num_spatial, layout.num_border
     outputs = view.shape[axis] - reach
@@ -306,15 +270,9 @@ def bands(view: Tensor, geometry: Geometry, layout: Layout) -> Iterator[Tensor]:
 
 
 def copy_lines(view: Tensor, geometry: Geometry, layout: Layout) -> Tensor:
-    """Write lines out.
+    """Copy lines into ``[b, n, G, M, lines, W]``, contiguous.
 
-    Args:
-        view: ``[b, n, G, phases, C / G, *other kernel positions, lines, *others]``.
-        geometry: of the layer.
-        layout: of its kernel along one dimension.
-
-    Returns:
-        ``[b, n, G, M, lines, W]``, contiguous.
+    From a view ``[b, n, G, phases, C / G, *other kernel positions, lines, *others]``.
     """
     height = view.shape[-geometry.num_spatial]
     shape = (*view.shape[:3], layout.line_entries, height, -1)
@@ -329,16 +287,9 @@ def _budget(x: Tensor) -> int:
 def line_view(
     padded: Tensor, geometry: Geometry, layout: Layout, num_lines: int
 ) -> Tensor:
-    """View a padded batch as lines.
+    """View a padded batch ``[b, C, *spatial]`` as its ``num_lines``, O + Q, lines.
 
-    Args:
-        padded: ``[b, C, *spatial]`` with its border.
-        geometry: of the layer.
-        layout: of its kernel along one dimension.
-        num_lines: O + Q.
-
-    Returns:
-        ``[b, G, phases, C / G, *other kernel positions, O + Q, *other outputs]``.
+    ``[b, G, phases, C / G, *other kernel positions, O + Q, *other outputs]``.
     """
     axis, num = 2 + layout.dim, geometry.num_spatial
     missing = num_lines * layout.stride - padded.shape[axis]

@@ -114,29 +114,16 @@ class use:  # noqa: N801 - read as a verb, like torch.no_grad
 
 
 def may_take(operation: Operation) -> bool:
-    """Whether a kernel may be used at all: what the common case costs.
+    """Whether a kernel may be used at all, which costs the common case next to nothing.
 
-    Args:
-        operation: which one.
-
-    Returns:
-        False where PyTorch's operators were chosen or nothing has been measured.
+    Not where PyTorch's operators were chosen or nothing has been measured.
     """
     backend = _chosen[operation]
     return backend == "triton" or (backend == "auto" and bool(MEASURED_WINS))
 
 
 def takes_products(x: Tensor, num_entries: int, num_rows: int) -> bool:
-    """Whether the kernel forms the products of this input.
-
-    Args:
-        x: a layer's input.
-        num_entries: P.
-        num_rows: N.
-
-    Returns:
-        True if so.
-    """
+    """Whether the kernel forms the products of this input."""
 
     def obstacle() -> str | None:
         if x.dtype not in PRODUCT_DTYPES:
@@ -149,15 +136,7 @@ def takes_products(x: Tensor, num_entries: int, num_rows: int) -> bool:
 
 
 def takes_inverse(matrix_GPP: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the kernel inverts this matrix.
-
-    Args:
-        matrix_GPP: A, or a multiple of it.
-        dtype: of the result.
-
-    Returns:
-        True if so.
-    """
+    """Whether the kernel inverts this matrix, for a result in ``dtype``."""
     num_entries = matrix_GPP.shape[-1]
 
     def obstacle() -> str | None:
@@ -201,14 +180,7 @@ def _takes(
 
 
 def missing(device_type: str) -> str | None:
-    """What a machine lacks for Triton.
-
-    Args:
-        device_type: of the tensors.
-
-    Returns:
-        The reason, or None.
-    """
+    """What a machine lacks for Triton; None if nothing."""
     if not INSTALLED:
         return "Triton is not installed (on Linux it comes with PyTorch)"
     if device_type != "cuda" and not INTERPRETED:
@@ -220,12 +192,5 @@ def missing(device_type: str) -> str | None:
 
 
 def device_name(x: Tensor) -> str:
-    """Name of a tensor's device.
-
-    Args:
-        x: on a CUDA or ROCm device.
-
-    Returns:
-        The name that its driver gives.
-    """
+    """The name that a CUDA or ROCm device's driver gives it."""
     return torch.cuda.get_device_properties(x.device).name

@@ -61,13 +61,8 @@ class Launch:
 def default_launch(num_entries: int) -> Launch:
     """Blocks for a number of entries: not measured yet, see `benchmarks.kernels`.
 
-    Args:
-        num_entries: P.
-
-    Returns:
-        A launch that keeps both accumulators, float32 and float64, in registers
-        (compiled for sm_80 and sm_90 at most 16 bytes a thread are spilled; blocks of
-        128 would spill hundreds).
+    Both accumulators, float32 and float64, stay in registers (compiled for sm_80 and
+    sm_90 at most 16 bytes a thread are spilled; blocks of 128 would spill hundreds).
     """
     block = min(64, max(16, triton.next_power_of_2(num_entries)))
     return Launch(block, num_warps=8 if block == 64 else 4)
@@ -91,14 +86,8 @@ class Split:
 def split_rows(num_rows: int, num_blocks: int, programs: int, launch: Launch) -> Split:
     """Divide the rows so that a device is full and the workspace bounded.
 
-    Args:
-        num_rows: N.
-        num_blocks: pairs of entry blocks, over all groups.
-        programs: that the device should run.
-        launch: block sizes.
-
-    Returns:
-        The division; it covers all rows.
+    ``num_blocks`` counts the pairs of entry blocks over all groups, ``programs`` those
+    that the device should run.
     """
     num_tiles = triton.cdiv(num_rows, launch.block_rows)
     split_bytes = 8 * num_blocks * launch.block_entries**2
@@ -115,17 +104,12 @@ def patch_products(
 ) -> Tensor:
     """Sum over a batch's rows of their outer products, XᵀX, in two launches.
 
+    Of ``[..., C, *spatial]`` in float32, float16 or bfloat16 and any memory layout,
+    ``[G, P, P]`` in float64; zeros for an empty batch.
+
     Cost: ``N * P**2 / 2`` multiplications per group, with P rounded up to whole blocks;
     a workspace of at most `WORKSPACE_BYTES`, or of one result. Border modes other than
     zeros copy the batch first.
-
-    Args:
-        x: ``[..., C, *spatial]``, float32, float16 or bfloat16, in any memory layout.
-        geometry: of the layer.
-        launch: block sizes, `default_launch` if None.
-
-    Returns:
-        b times A, ``[G, P, P]``, float64; zeros for an empty batch.
     """
     x, problem = _canonical(x, geometry)
     size = (problem.groups, problem.num_entries, problem.num_entries)

@@ -28,21 +28,11 @@ def damped_inverse(
 
     λ is at least `trainact.damping.resolution` times tr A; where rounding leaves no
     positive definite matrix, the inverse of (tr A + λ) I; NaN where A is not finite. In
-    float64 inside.
+    float64 inside; ``dtype`` is that in which the products were formed, and that of the
+    result. Of b times A, ``[G, P, P]``, the lower triangles are read; P is at most
+    `trainact.kernels.choice.MAX_INVERSE_ENTRIES`.
 
     Cost: ``P**3`` multiplications in one program per group; no wait for the device.
-
-    Args:
-        products_GPP: b times A, ``[G, P, P]`` with at most
-            `trainact.kernels.choice.MAX_INVERSE_ENTRIES` entries; the lower triangles
-            are read.
-        num_rows: b.
-        lam: :math:`\lambda`.
-        dtype: in which the products were formed, and of the result.
-        relative: whether λ is in units of tr A / P.
-
-    Returns:
-        ``[G, P, P]``.
     """
     products_GPP = products_GPP.contiguous()
     groups, size, _ = products_GPP.shape
@@ -68,14 +58,7 @@ def damped_inverse(
 
 
 def launch_options(size: int) -> tuple[int, int]:
-    """How many threads hold the matrix.
-
-    Args:
-        size: P.
-
-    Returns:
-        P rounded up to a power of two, and warps.
-    """
+    """P rounded up to a power of two, and the warps whose threads hold the matrix."""
     block = max(16, triton.next_power_of_2(size))
     # Within one warp no barrier is needed.
     warps = 1 if block <= 32 else block**2 // (32 * ELEMENTS_PER_THREAD)

@@ -19,18 +19,7 @@ def damped_inverse(
     dtype: torch.dtype,
     relative: bool = False,
 ) -> Tensor:
-    """`trainact.kernels.inverse.damped_inverse` as one operator.
-
-    Args:
-        products_GPP: b times A, ``[G, P, P]``.
-        num_rows: b.
-        lam: λ.
-        dtype: in which the products were formed, and of the result.
-        relative: whether λ is in units of tr A / P.
-
-    Returns:
-        ``[G, P, P]``.
-    """
+    """`trainact.kernels.inverse.damped_inverse` as one operator."""
     from trainact.kernels import inverse  # imports Triton
 
     return inverse.damped_inverse(products_GPP, num_rows, lam, dtype, relative)

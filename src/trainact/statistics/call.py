@@ -1,4 +1,4 @@
-"""What a layer hands over at each call, and what takes it."""
+"""What does a layer hand over at each call, and to what?"""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainact.statistics.group import Group
 
 
 class Call(NamedTuple):
-    r"""The rows that a weight meets in one call of its layer.
+    """The rows that a weight is multiplied with in one call of its layer.
 
     Attributes:
-        x: the layer's input, this rank's part of it; may be empty.
+        x: this rank's part of the layer's input; may be empty.
         geometry: of the layer.
-        damping: :math:`\lambda`.
+        damping: λ.
         span: of the input's rows.
         group: ranks among which the input's samples are divided, or None.
     """
@@ -29,20 +29,10 @@ class Call(NamedTuple):
     span: Span
     group: Group | None = None
 
-    @property
-    def num_rows(self) -> int:
-        """The paper's b, of this rank."""
-        return self.geometry.num_rows(self.x.shape)
-
-    @property
-    def is_few(self) -> bool:
-        """Whether there are fewer rows than entries."""
-        return self.num_rows < self.geometry.num_entries
-
 
 class Statistics(Protocol):
     """How the factor of each call of a layer is made, and when."""
 
     def precondition(self, weight: Tensor, call: Call) -> Tensor:
-        """Pass the weight on; its gradient will be preconditioned for this call."""
+        """The weight; its gradient will be preconditioned for this call."""
         ...

@@ -115,17 +115,7 @@ class Estimate:
 
 
 def check_estimate(estimate: Any) -> Estimate | None:
-    """Read the ``estimate`` argument.
-
-    Args:
-        estimate: an `Estimate`, or None.
-
-    Returns:
-        None for exact statistics, however they were asked for.
-
-    Raises:
-        TypeError: if it is something else.
-    """
+    """Check the ``estimate`` argument; None for exact statistics, however asked for."""
     if estimate is None or estimate == Estimate():
         return None
     if isinstance(estimate, Estimate):
@@ -145,12 +135,8 @@ class Estimated:
     """What a layer under an `Estimate` keeps from call to call, beside its state dict.
 
     A copy or pickle of the layer takes it along. It starts anew where the layer's
-    geometry, the precision of its statistics or the device is another than before.
-
-    Args:
-        estimate: how to save.
-        group: ranks that share statistics, or None. Each of them must differentiate
-            every call, also one without rows.
+    geometry, the precision of its statistics or the device is another than before. With
+    a group, each of its ranks must differentiate every call, also one without rows.
     """
 
     def __init__(self, estimate: Estimate, group: Group | None) -> None:
@@ -166,7 +152,7 @@ class Estimated:
 
     @outside_graphs  # a graph would replay the factor of its first call
     def precondition(self, weight: Tensor, call: Call) -> Tensor:
-        """Pass the weight on; see `trainact.statistics.call.Statistics`."""
+        """The weight; see `trainact.statistics.call.Statistics`."""
         x, geometry, damping, span, _ = call
         _refuse_what_would_be_wrong(x)
         group = self.group or call.group
@@ -184,7 +170,7 @@ class Estimated:
     def factor(
         self, x: Tensor, geometry: Geometry, damping: Damping, group: Group | None
     ) -> Factor:
-        """Count a call, make new statistics if it is their turn, give its factor."""
+        """Count a call, make new statistics if it is their turn; the call's factor."""
         with _LOCK:
             valid_for = (geometry, statistics_dtype(x), x.device)
             if self._valid_for != valid_for:
@@ -216,7 +202,7 @@ class Estimated:
 
 
 class _Statistics(ABC):
-    """Of one refresh, and the factor of the last λ that was asked for."""
+    """Statistics of one refresh, and the factor of the last λ that was asked for."""
 
     _made: tuple[Damping, Factor] | None = None
 
@@ -265,14 +251,7 @@ class _Sums(_Statistics):
 def sample(x: Tensor, geometry: Geometry, fraction: float, turn: int) -> Tensor:
     """Take evenly spaced images, or entries of a linear input's leading dimension.
 
-    Args:
-        x: the layer's input.
-        geometry: of the layer.
-        fraction: how many of them, in (0, 1]; at least one is taken.
-        turn: number of the refresh: each begins where the one before it did not.
-
-    Returns:
-        ``x`` itself if nothing is left out.
+    At least one is taken. Each refresh (``turn``) begins with another image.
     """
     unbatched = geometry.num_spatial + 1
     if fraction == 1 or x.ndim == unbatched:

@@ -1,4 +1,4 @@
-"""Ranks that share statistics, and what they tell each other."""
+"""Which ranks share statistics, and what do they exchange?"""
 
 from __future__ import annotations
 
@@ -39,17 +39,7 @@ class Group:
 
 
 def make_group(sync: Any) -> Group | None:
-    """Read the ``sync`` argument.
-
-    Args:
-        sync: False, True for all ranks, or a process group.
-
-    Returns:
-        None for False.
-
-    Raises:
-        ValueError: if it is something else.
-    """
+    """Read the ``sync`` argument: False, True for all ranks, or a process group."""
     if sync is None or sync is False:
         return None
     if sync is True:
@@ -70,16 +60,7 @@ def make_group(sync: Any) -> Group | None:
 def gather_counts(
     numbers: list[int], group: Group, device: torch.device
 ) -> list[list[int]]:
-    """Tell all ranks some numbers, such as how many rows each has. Waits for them.
-
-    Args:
-        numbers: this rank's.
-        group: to tell.
-        device: that the group's backend works on.
-
-    Returns:
-        Theirs, in the order of the ranks.
-    """
+    """Every rank's numbers (how many rows it has, say), which waits for all ranks."""
     own = torch.tensor(numbers, device=device)
     parts = [torch.zeros_like(own) for _ in range(dist.get_world_size(group.group))]
     dist.all_gather(parts, own, group=group.group)
@@ -87,16 +68,7 @@ def gather_counts(
 
 
 def gather_rows(rows_GNP: Tensor, counts: list[int], group: Group) -> Tensor:
-    """Collect the rows of all ranks.
-
-    Args:
-        rows_GNP: this rank's.
-        counts: how many each rank has.
-        group: to collect over.
-
-    Returns:
-        Theirs, in the order of the ranks; a row of zeros in place of no rows at all.
-    """
+    """The rows of all ranks, which have ``counts``; a row of zeros if none has any."""
     groups, num_rows, size = rows_GNP.shape
     padded = rows_GNP.new_zeros(groups, max(1, *counts), size)
     padded[:, :num_rows] = rows_GNP
@@ -108,38 +80,18 @@ def gather_rows(rows_GNP: Tensor, counts: list[int], group: Group) -> Tensor:
 
 
 def join_sums(products_GPP: Tensor, num_rows: int) -> Tensor:
-    """Put the sums and the row count into one tensor, for one collective.
-
-    Args:
-        products_GPP: b times A.
-        num_rows: b.
-
-    Returns:
-        A flat tensor.
-    """
+    """Sums of products and the row count in one flat tensor, for one collective."""
     count = products_GPP.new_full((1,), num_rows)
     return torch.cat([products_GPP.flatten(), count])
 
 
 def split_sums(buffer: Tensor, shape: torch.Size) -> Tensor:
-    """Undo `join_sums` after the reduction.
-
-    Args:
-        buffer: summed over ranks.
-        shape: of the products.
-
-    Returns:
-        A; zero if no rank had a row.
-    """
+    """A, from what `join_sums` gives, summed over ranks; zero if none had a row."""
     return buffer[:-1].view(shape) / buffer[-1].clamp(min=1)
 
 
 def refuse_what_cannot_work() -> None:
-    """Refuse to exchange statistics where ranks would wait for each other forever.
-
-    Raises:
-        RuntimeError: inside a `torch.func` transform or DDP's ``join``.
-    """
+    """Refuse to exchange statistics where ranks would wait for each other forever."""
     if torch.compiler.is_compiling():
         return
     if in_transform():

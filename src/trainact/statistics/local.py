@@ -19,7 +19,7 @@ class Local:
     """Statistics of this call's rows alone, as in the paper's code."""
 
     def precondition(self, weight: Tensor, call: Call) -> Tensor:
-        """Pass the weight on; see `trainact.statistics.call.Statistics`."""
+        """The weight; see `trainact.statistics.call.Statistics`."""
         if call.x.numel() == 0:
             return weight
         factor = local_factor(call.x, call.geometry, call.damping)
@@ -28,15 +28,9 @@ class Local:
 
 @torch.no_grad()
 def local_factor(x: Tensor, geometry: Geometry, damping: Damping) -> Factor:
-    r"""Factor of one call of a layer, from its own input alone.
+    """Factor of one call of a layer, from its own input of at least one row.
 
-    Args:
-        x: the layer's input, at least one row.
-        geometry: of the layer.
-        damping: :math:`\lambda`.
-
-    Returns:
-        The primal form for at least as many rows as entries, otherwise the dual form.
+    The primal form for at least as many rows as entries, otherwise the dual form.
     """
     x = x.detach()  # no_grad stops reverse mode alone: torch.func.jvp would go on
     num_rows = geometry.num_rows(x.shape)

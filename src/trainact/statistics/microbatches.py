@@ -1,15 +1,14 @@
 """Statistics summed over several calls of a layer, for one factor at the step.
 
-What was counted is what is in ``weight.grad``: rows are counted when the gradient that
-they belong to lands there. A forward that is never differentiated, or one that
-checkpointing runs again, does not count, nor does a look with `torch.autograd.grad`; a
-gradient that lands twice counts twice.
+Rows are counted when the gradient that they belong to is added to ``weight.grad``, so
+that the statistics are those of the gradient. A forward that is never differentiated,
+or one that checkpointing runs again, does not count, nor does a gradient taken with
+`torch.autograd.grad`; a gradient that is added twice counts twice.
 
-The layer's own gradient is told apart from everything else that lands in
-``weight.grad``, such as the gradient of a penalty on the weight: in a backward the
-layer's calls pass zeros to the weight and hand over their gradients here. So what
-reaches the weight is what others sent, and a hook adds the layer's own gradients to it.
-Only those are preconditioned.
+Everything else that is added to ``weight.grad``, such as the gradient of a penalty on
+the weight, is called external here and is not preconditioned. To separate both, the
+layer's calls pass zeros to the weight in a backward and hand over their gradients here.
+So what reaches the weight is external, and a hook adds the layer's own gradients to it.
 
 The rows themselves are kept while there are fewer of them than entries, for the dual
 form; from then on the sum of their products.
@@ -65,13 +64,13 @@ _ROUNDING = 64
 
 @dataclass
 class _Backward:
-    """What one backward has brought so far, until it lands in ``weight.grad``.
+    """What one backward has brought so far, until it is added to ``weight.grad``.
 
     Attributes:
-        version: the weight's, to notice that somebody has stepped.
+        version: the weight's, to notice a step.
         own: the layer's gradient, None before it has come.
         zero: what was passed to the weight in its place.
-        others: gradients that did not come through the layer's calls.
+        external: gradients that did not come through the layer's calls.
         rows: (rows or the sum of their products, their number, whether the gradient is
             a combination of them) of each call.
         begins: whether a new accumulation begins with it.
@@ -81,7 +80,7 @@ class _Backward:
     version: int
     own: Tensor | None = None
     zero: Tensor | None = None
-    others: list[Tensor] = field(default_factory=list)
+    external: list[Tensor] = field(default_factory=list)
     rows: list[tuple[Tensor, int, bool]] = field(default_factory=list)
     begins: bool = False
     is_local: bool = False
@@ -90,10 +89,8 @@ class _Backward:
 class Microbatches:
     """What one layer has seen since its gradient was last zeroed.
 
-    Args:
-        parameter: the layer's weight, as the optimizer holds it.
-        num_groups: of the convolution, otherwise 1.
-        ranks: whose statistics belong together; summed over one group after the other.
+    ``parameter`` is the weight that the optimizer holds. Statistics are summed over one
+    group of ``ranks`` after the other.
     """
 
     def __init__(
@@ -115,119 +112,94 @@ class Microbatches:
         return math.prod(self.parameter.shape[1:])
 
     def close(self) -> None:
-        """Leave the weight alone from now on."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._watched.clear()
 
     def reset(self) -> None:
-        """Forget everything, as the gradient has been zeroed.
-
-        Raises:
-            RuntimeError: if it has been stepped with meanwhile.
-        """
-        was_stepped_with = self._is_stepped_with()
+        """Forget everything, as the gradient has been zeroed."""
+        was_stepped_early = self._is_stepped_early()
         self._forget()
         self._is_zeroed = True
-        if was_stepped_with:
+        if was_stepped_early:
             raise RuntimeError(_STEPPED)
 
     def _forget(self) -> None:
-        self._is_open = False  # whether anything has landed
+        self._is_open = False  # whether a gradient has been added
         self._is_applied = False
         self._is_zeroed = False
         self._is_local = False
-        self._version = -1  # of the weight, when the first gradient landed
+        self._version = -1  # of the weight, when the first gradient was added
         self._rows: list[Tensor] = []
         self._products: Tensor | None = None
         self._num_rows = 0
         self._in_span = True
-        self._others: list[Tensor] = []
-        self._landed: Tensor | None = None  # weight.grad then, if there are others
-        self._was_looked_at = False
+        self._external: list[Tensor] = []
+        # weight.grad when the last of these was in it
+        self._grad_with_external: Tensor | None = None
+        self._saw_autograd_grad = False
         self._known_grad: tuple[Tensor | None, int] | None = None
 
     @outside_graphs
     def precondition(self, weight: Tensor, call: Call) -> Tensor:
-        """Pass the weight on; when its gradient has landed, count the call's rows.
-
-        Args:
-            weight: of the layer.
-            call: of it.
-
-        Returns:
-            The weight.
-
-        Raises:
-            RuntimeError: where the sums would be wrong.
-        """
+        """The weight; once its gradient is in ``weight.grad``, the rows count."""
         self._refuse_what_would_be_wrong(weight)
-        take = extract_patches if call.is_few else gram
+        num_rows = call.geometry.num_rows(call.x.shape)
+        take = extract_patches if num_rows < call.geometry.num_entries else gram
         with torch.no_grad(), full_precision(call.x):
             seen = take(call.x.detach(), call.geometry)
         with self._lock:
-            self._drop_looks()
+            self._drop_unaccumulated()
             self._watch(weight if weight.is_leaf else self.parameter)
-        arrive = partial(
-            self._arrive,
-            num_rows=call.num_rows,
+        receive = partial(
+            self._receive,
+            num_rows=num_rows,
             span=call.span,
             is_local=self._stays_local(),
         )
-        return _Observe.apply(weight, seen, arrive)  # pyright: ignore[reportReturnType]
+        return _HandOver.apply(weight, seen, receive)  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
     def apply(self, damping: Damping) -> None:
-        r"""Apply the inverse to the layer's own part of the gradient, once.
+        """Apply the inverse to the layer's own part of the gradient, once.
 
         Every rank must make this call, also one that has seen nothing.
-
-        Args:
-            damping: :math:`\lambda`.
-
-        Raises:
-            RuntimeError: if what was counted is not what is in the gradient.
         """
         if self._is_applied:
             return
-        self._drop_looks()
+        self._drop_unaccumulated()
         self._refuse_gradients_by_hand()
         self._is_applied = True
-        has_others = any(bool(other.any()) for other in self._others)
+        has_external = any(bool(grad.any()) for grad in self._external)
         counts: list[list[int]] = []
         num_rows = self._num_rows
         for group in self.ranks:
-            numbers = [num_rows, int(has_others)]
+            numbers = [num_rows, int(has_external)]
             gathered = gather_counts(numbers, group, self.parameter.device)
             counts.append([number for number, _ in gathered])
             num_rows = sum(counts[-1])
-            has_others = any(flag for _, flag in gathered)
+            has_external = any(flag for _, flag in gathered)
         if num_rows == 0 and not self.ranks:
             return
-        others = self._present_others() if has_others else None
+        external = self._present_external() if has_external else None
         factor = self._factor(damping, num_rows, counts)
         grad = self.parameter.grad
         if grad is None:
             return
-        if others is not None:
-            grad.sub_(others)
+        if external is not None:
+            grad.sub_(external)
         apply_to_rows(grad, factor)
-        if others is not None:
-            grad.add_(others)
+        if external is not None:
+            grad.add_(external)
 
     def finish(self, damping: Damping) -> None:
-        r"""Precondition what is left when the block ends.
+        """Precondition what is left when the block ends.
 
         Does not wait for ranks that may have nothing left.
-
-        Args:
-            damping: :math:`\lambda`.
-
-        Raises:
-            RuntimeError: if what was counted is not what is in the gradient.
         """
-        if self._is_stepped_with():
+        if self._is_stepped_early():
             raise RuntimeError(_STEPPED)
         if self.parameter.grad is None or self._is_applied:
             return
@@ -244,25 +216,23 @@ class Microbatches:
 
     def _stays_local(self) -> bool:
         """Whether other ranks need not have a gradient when this one has."""
-        return (
-            bool(self.ranks) and not is_sharded(self.parameter) and not ddp_averages()
-        )
+        return bool(self.ranks) and not (is_sharded(self.parameter) or ddp_averages())
 
     def _watch(self, leaf: Tensor) -> None:
-        """Follow what arrives at a weight: FSDP2 computes with one of its own."""
+        """Put hooks on the weight that a call uses: FSDP2 has one of its own."""
         if any(leaf is watched for watched in self._watched):
             return
         self._watched.append(leaf)
         self._handles += [
             # First, so that other hooks see the gradient and not the zeros.
-            register_first_hook(leaf, self._complete),
-            leaf.register_post_accumulate_grad_hook(self._land),
+            register_first_hook(leaf, self._add_own_gradient),
+            leaf.register_post_accumulate_grad_hook(self._after_accumulation),
         ]
 
-    def _arrive(
+    def _receive(
         self, grad: Tensor, seen: Tensor, num_rows: int, span: Span, is_local: bool
     ) -> Tensor | None:
-        """Take a call's gradient; returns what is passed to the weight instead."""
+        """Keep a call's gradient, and return what is passed to the weight instead."""
         with self._lock:
             backward = self._backward()
             backward.rows.append((seen, num_rows, not span.may_leave()))
@@ -273,42 +243,42 @@ class Microbatches:
             backward.own, backward.zero = grad, torch.zeros_like(grad)
             return backward.zero
 
-    def _complete(self, total: Tensor) -> Tensor:
-        """Hook of the weight: put the layer's own gradient to what others sent."""
+    def _add_own_gradient(self, total: Tensor) -> Tensor:
+        """Hook of the weight: add the layer's own gradient to the external ones."""
         with self._lock:
             backward = self._backward()
             backward.begins = (
-                not self._is_open or self._is_applied or self._is_dropped()
+                not self._is_open or self._is_applied or self._is_zeroed_elsewhere()
             )
             grad = self.parameter.grad
             if backward.begins and grad is not None and not self._is_zeroed:
-                backward.others.append(grad.detach().clone())
+                backward.external.append(grad.detach().clone())
             if backward.own is None:
-                backward.others.append(total.detach())
+                backward.external.append(total.detach())
                 return total
             if total is backward.zero:
                 return backward.own
-            backward.others.append(total.detach())
+            backward.external.append(total.detach())
             return backward.own.to(total.device) + total
 
-    def _land(self, leaf: Tensor) -> None:
+    def _after_accumulation(self, leaf: Tensor) -> None:
         """Hook of the weight: the gradient is in ``weight.grad``, so its rows count."""
         with self._lock:
             backward = self._backwards.pop(backward_task())
-            was_stepped_with = self._is_stepped_with()
+            was_stepped_early = self._is_stepped_early()
             if backward.begins:
                 self._forget()
                 self._version = backward.version
             self._is_open, self._is_zeroed = True, False
             self._is_local = backward.is_local
-            if was_stepped_with or self._is_stepped_with():
+            if was_stepped_early or self._is_stepped_early():
                 raise RuntimeError(_STEPPED)
-            self._others += backward.others
+            self._external += backward.external
             for seen, num_rows, in_span in backward.rows:
                 self._count(seen, num_rows, in_span)
             self._known_grad = self._grad_now()
-            if self._others:
-                self._landed = cast("Tensor", leaf.grad).detach().clone()
+            if self._external:
+                self._grad_with_external = cast("Tensor", leaf.grad).detach().clone()
 
     def _backward(self) -> _Backward:
         task = backward_task()
@@ -319,11 +289,11 @@ class Microbatches:
             self._backwards[task] = _Backward(self.parameter._version)
         return self._backwards[task]
 
-    def _drop_looks(self) -> None:
-        """What never landed was asked for with `torch.autograd.grad`."""
+    def _drop_unaccumulated(self) -> None:
+        """Forget gradients that `torch.autograd.grad` took: none was added."""
         if backward_task() != -1:
             return
-        self._was_looked_at |= any(b.rows for b in self._backwards.values())
+        self._saw_autograd_grad |= any(b.rows for b in self._backwards.values())
         self._backwards.clear()
 
     def _count(self, seen: Tensor, num_rows: int, in_span: bool) -> None:
@@ -342,18 +312,18 @@ class Microbatches:
         return grad, -1 if grad is None else grad._version
 
     def _is_grad_rewritten(self) -> bool:
-        """Whether somebody else has written to ``weight.grad``, as far as it shows."""
+        """Whether ``weight.grad`` was written to since, as far as it shows."""
         grad, version = self._grad_now()
         known = self._known_grad or (grad, version)
         return grad is not known[0] or version != known[1]
 
-    def _is_stepped_with(self) -> bool:
+    def _is_stepped_early(self) -> bool:
         is_waiting = self._is_open and not self._is_applied
         return is_waiting and self.parameter._version != self._version
 
     def _refuse_gradients_by_hand(self) -> None:
         # Over ranks the gradient is rewritten by whatever averages it.
-        if self._was_looked_at and not self.ranks and self._is_grad_rewritten():
+        if self._saw_autograd_grad and not self.ranks and self._is_grad_rewritten():
             msg = (
                 "inside trainact.deferred a gradient was taken with "
                 "torch.autograd.grad, and weight.grad was written to since: whether "
@@ -362,25 +332,25 @@ class Microbatches:
             )
             raise RuntimeError(msg)
 
-    def _present_others(self) -> Tensor:
-        """What others sent, averaged over ranks and rescaled as the gradient was."""
+    def _present_external(self) -> Tensor:
+        """The external gradients, averaged over ranks and rescaled as the sum was."""
         grad = self.parameter.grad
         if grad is None or is_sharded(grad):
             raise RuntimeError(_INSEPARABLE)
         zero = torch.zeros_like(grad)
-        others = sum(self._others, zero)
-        landed = zero if self._landed is None else self._landed
+        external = sum(self._external, zero)
+        before = zero if self._grad_with_external is None else self._grad_with_external
         for group in self.ranks:
-            both = torch.stack([others, landed])
+            both = torch.stack([external, before])
             dist.all_reduce(both, group=group.group)
-            others, landed = both / dist.get_world_size(group.group)
-        wide, now = landed.double(), grad.double()
+            external, before = both / dist.get_world_size(group.group)
+        wide, now = before.double(), grad.double()
         size = wide.square().sum()
         scale = torch.where(size > 0, (wide * now).sum() / size, 1.0)
         error = (now - scale * wide).abs().max()
         if error > _ROUNDING * torch.finfo(grad.dtype).eps * now.abs().max():
             raise RuntimeError(_INSEPARABLE)
-        return others * scale.to(others.dtype)
+        return external * scale.to(external.dtype)
 
     def _factor(
         self, damping: Damping, num_rows: int, counts: list[list[int]]
@@ -420,23 +390,23 @@ class Microbatches:
         self._products = products_GPP
 
     def _zeros(self, num_rows: int) -> Tensor:
-        """What a rank that has seen nothing adds to the others' sums or rows."""
+        """What a rank that has seen nothing adds to the sums or rows of the others."""
         shape = (self.num_groups, num_rows, self.num_entries)
         dtype = accumulation_dtype(self.parameter)
         return torch.zeros(shape, dtype=dtype, device=self.parameter.device)
 
-    def _is_dropped(self) -> bool:
-        """Whether somebody else than the optimizer has zeroed the gradient."""
+    def _is_zeroed_elsewhere(self) -> bool:
+        """Whether the gradient was zeroed, but not by ``optimizer.zero_grad``."""
         grad = self.parameter.grad
         if type(self.parameter.data) is not Tensor:
             return False  # FSDP2 keeps what it has not yet scattered to itself
         if grad is None or not self._is_grad_rewritten():
             return grad is None
-        # DDP rewrites what it averages, so there nothing is looked at.
+        # DDP rewrites what it averages, so there the values are not read.
         return (self._is_local or not self.ranks) and not bool(grad.any())
 
     def _refuse_what_would_be_wrong(self, weight: Tensor) -> None:
-        if self._is_stepped_with():
+        if self._is_stepped_early():
             raise RuntimeError(_STEPPED)
         if in_transform():
             msg = (
@@ -478,7 +448,7 @@ _INSEPARABLE = (
 )
 
 
-class _Observe(torch.autograd.Function):
+class _HandOver(torch.autograd.Function):
     """Identity forward; the backward hands the gradient over."""
 
     # Without a setup_context, as in `trainact.precondition`: transforms are refused.
@@ -487,13 +457,13 @@ class _Observe(torch.autograd.Function):
         ctx: Any,
         weight: Tensor,
         seen: Tensor,
-        arrive: Callable[[Tensor, Tensor], Tensor | None],
+        receive: Callable[[Tensor, Tensor], Tensor | None],
     ) -> Tensor:
-        ctx.arrive = arrive
+        ctx.receive = receive
         ctx.save_for_backward(seen)
         return same_view(weight)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (seen,) = ctx.saved_tensors
-        return ctx.arrive(grad_outputs[0], seen), None, None
+        return ctx.receive(grad_outputs[0], seen), None, None

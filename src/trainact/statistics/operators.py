@@ -25,8 +25,8 @@ from trainact.precision import accumulation_dtype, full_precision, statistics_dt
 def gram(x: Tensor, geometry: Geometry) -> Tensor:
     """`trainact.gram.route.compute_gram`, as one operator where it must be.
 
-    That is in compiled code, and where a kernel may take over: it cannot read fake and
-    batched tensors, the operator can.
+    That is in compiled code, and where a kernel may be used: a kernel cannot read fake
+    and batched tensors, for which the operator has rules.
     """
     if torch.compiler.is_compiling() or may_take("products"):
         return _sum_products(x, *_flatten(geometry))
@@ -122,18 +122,13 @@ def _flatten(geometry: Geometry) -> tuple[list[int], str]:
 def _unflatten(numbers: Sequence[int], padding_mode: str) -> Geometry:
     channels, groups, *rest = numbers
     spatial = len(rest) // 5
-    kernel, stride, dilation, before_after = (
-        rest[:spatial],
-        rest[spatial : 2 * spatial],
-        rest[2 * spatial : 3 * spatial],
-        rest[3 * spatial :],
-    )
+    borders = rest[3 * spatial :]
     return Geometry(
         channels=channels,
-        kernel_size=tuple(kernel),
-        stride=tuple(stride),
-        padding=tuple(zip(before_after[::2], before_after[1::2], strict=True)),
-        dilation=tuple(dilation),
+        kernel_size=tuple(rest[:spatial]),
+        stride=tuple(rest[spatial : 2 * spatial]),
+        padding=tuple(zip(borders[::2], borders[1::2], strict=True)),
+        dilation=tuple(rest[2 * spatial : 3 * spatial]),
         groups=groups,
         padding_mode=padding_mode,  # pyright: ignore[reportArgumentType]
     )

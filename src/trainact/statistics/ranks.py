@@ -53,16 +53,13 @@ class OverRanks(Local):
     Every rank must differentiate every call, also one that has no rows. Inside a
     `torch.func` transform or DDP's ``join``, where ranks would wait for each other
     forever, a call raises a RuntimeError.
-
-    Args:
-        group: to sum over.
     """
 
     def __init__(self, group: Group) -> None:
         self.group = group
 
     def precondition(self, weight: Tensor, call: Call) -> Tensor:
-        """Pass the weight on; see `trainact.statistics.call.Statistics`."""
+        """The weight; see `trainact.statistics.call.Statistics`."""
         if self.group.is_alone():
             return super().precondition(weight, call)
         x, geometry, damping, span, _ = call

@@ -1,12 +1,12 @@
 """Statistics on a stream of their own, beside the rest of the forward pass.
 
-A and its factor depend on the layer's input alone, and nobody needs them before the
+A and its factor depend on the layer's input alone, and are not needed before the
 backward reaches the layer, which for a first layer is the very end of the step. On a
-CUDA or ROCm device they may therefore be computed on a side stream, in what the other
-layers leave idle. Off by default: ``layer.overlap = True`` switches it on.
+CUDA or ROCm device they may therefore be computed on a side stream, where the other
+layers leave the device idle. Off by default: ``layer.overlap = True`` switches it on.
 
-Memory that crosses streams is announced to PyTorch's caching allocator, which otherwise
-hands it out again too early. While a CUDA graph is captured, under `torch.compile` and
+Memory that crosses streams is announced to PyTorch's caching allocator, which would
+otherwise reuse it too early. While a CUDA graph is captured, under `torch.compile` and
 in `torch.func` transforms everything stays on one stream; so does a layer with `sync`
 over several ranks (whose all-reduce runs beside the forward pass in any case), with an
 `estimate`, inside `trainact.deferred`, or with an input divided over ranks.
@@ -32,26 +32,22 @@ class SideStream(Local):
     """Statistics of this call's rows, on a stream of their own where possible."""
 
     def precondition(self, weight: Tensor, call: Call) -> Tensor:
-        """Pass the weight on; see `trainact.statistics.call.Statistics`."""
+        """The weight; see `trainact.statistics.call.Statistics`."""
         x, geometry, damping, span, _ = call
         if x.numel() == 0 or not can_overlap(x):
             return super().precondition(weight, call)
         make = partial(local_factor, x, geometry, damping)
         # A recomputed forward starts nothing: checkpointing may drop what it makes.
         is_recomputed = backward_task() != -1
-        finish = make if is_recomputed else start_beside(x, make)
+        finish = make if is_recomputed else start_on_side_stream(x, make)
         return precondition_later(weight, None, lambda _: finish(), span)
 
 
 def can_overlap(x: Tensor) -> bool:
     """Whether work on a tensor may go to another stream now.
 
-    Args:
-        x: a layer's input.
-
-    Returns:
-        False on a CPU, under compilation and transforms, and during graph capture,
-        whose end would come before the backward joins the streams again.
+    Not on a CPU, under compilation and transforms, or during graph capture, whose end
+    would come before the backward joins the streams again.
     """
     return (
         x.is_cuda
@@ -60,16 +56,13 @@ def can_overlap(x: Tensor) -> bool:
     )
 
 
-def start_beside(x: Tensor, compute: Callable[[], Factor]) -> Callable[[], Factor]:
-    """Launch what makes a factor on the side stream of a device.
+def start_on_side_stream(
+    x: Tensor, compute: Callable[[], Factor]
+) -> Callable[[], Factor]:
+    """Launch ``compute``, which must not wait for the device, on the side stream.
 
-    Args:
-        x: what ``compute`` reads, made on the current stream.
-        compute: launches the work; must not wait for the device.
-
-    Returns:
-        Gives the factor to the stream that is current then, which waits for it; the
-        host does not.
+    It reads ``x``, made on the current stream. The function that is returned gives the
+    factor to the stream that is current then, which waits for it; the host does not.
     """
     device = x.device  # the input itself is not to be kept until the backward
     side = side_stream(device)
@@ -92,12 +85,5 @@ def start_beside(x: Tensor, compute: Callable[[], Factor]) -> Callable[[], Facto
 
 @lru_cache
 def side_stream(device: torch.device) -> Any:
-    """The stream for statistics, one for each device.
-
-    Args:
-        device: with its index.
-
-    Returns:
-        A `torch.cuda.Stream`.
-    """
+    """The `torch.cuda.Stream` for statistics, one for each device with its index."""
     return torch.cuda.Stream(device)
