@@ -108,20 +108,13 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: arguments without the program's name; by default the process's own.
+    """Run the command line, by default with the process's own arguments.
 
     Returns:
         The exit code: 0, 1 where `bench` found something broken or a run of `sweep`
         failed, 2 for bad input, 130 after Ctrl-C, 141 where nobody reads the output any
-        more, 143 after SIGTERM.
-
-    Raises:
-        BrokenPipeError: for another pipe than the output.
-        OSError: if something went wrong that is no full disk.
-        SystemExit: after the help of a command, or with 2 for an option without sense.
+        more, 143 after SIGTERM. The help of a command, and options that it does not
+        know, raise SystemExit instead.
     """
     prepare_streams()
     try:
@@ -132,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         give_up_output()
         return EXIT_BROKEN_PIPE
     except SystemExit as stop:
-        # How rich ends, output given up, where a pipe is broken.
+        # How rich ends the process where a pipe is broken.
         if isinstance(stop.__context__, BrokenPipeError):
             return EXIT_BROKEN_PIPE
         raise
@@ -157,11 +150,7 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def usage() -> str:
-    """Write the help of the command without a subcommand.
-
-    Returns:
-        The text.
-    """
+    """The help of the command without a subcommand."""
     width = max(map(len, COMMANDS))
     lines = ["usage: trainact [--help] [--version] COMMAND ..."]
     for group in dict.fromkeys(command.group for command in COMMANDS.values()):
@@ -183,12 +172,9 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _terminable() -> Generator[Callable[[], bool]]:
-    """Make SIGTERM end the command as Ctrl-C does, with what is finished shown.
+    """Make SIGTERM end the command as Ctrl-C does, and tell whether it was received.
 
     One of several processes ends at once instead: their launcher says what happened.
-
-    Yields:
-        Says whether SIGTERM was received.
     """
     received: list[int] = []
 
@@ -236,14 +222,7 @@ def _run_lab(name: str, command: Command, arguments: Sequence[str]) -> int:
 
 
 def load(reference: str) -> Any:
-    """Import what a command names.
-
-    Args:
-        reference: ``module:attribute``.
-
-    Returns:
-        The attribute.
-    """
+    """Import ``module:attribute``."""
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
 

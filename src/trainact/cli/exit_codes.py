@@ -1,4 +1,4 @@
-"""What the command says to a shell when it ends; the same codes everywhere."""
+"""The exit codes of the command, the same for all subcommands."""
 
 EXIT_OK = 0
 # A run or a case failed, and said so.

@@ -1,4 +1,4 @@
-"""Standard output and standard error where they are closed, broken, full or narrow."""
+"""Standard output and standard error that are closed, broken, full or not Unicode."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TextIO
 def prepare_streams() -> None:
     """Make both streams take any text.
 
-    What the shell has no stream for, as after ``>&-``, goes nowhere. λ and ± are shown
-    where the output's encoding has them, a ``?`` where it has not.
+    Text for a stream that the shell has closed (``>&-``) is dropped. λ and ± are shown
+    where the output's encoding has them, else as ``?``.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -26,16 +26,9 @@ def prepare_streams() -> None:
 
 
 def flushed(act: Callable[[], int]) -> int:
-    """Learn now, and not at the interpreter's end, that output cannot be written.
+    """Run ``act`` and flush its output, for its exit code.
 
-    Args:
-        act: writes output and returns an exit code.
-
-    Returns:
-        The code.
-
-    Raises:
-        SystemExit: if `act` ends so.
+    An output that cannot be written is noticed here, not at the interpreter's end.
     """
     try:
         code = act()
@@ -47,11 +40,7 @@ def flushed(act: Callable[[], int]) -> int:
 
 
 def is_unread() -> bool:
-    """Whether a stream is a pipe whose other end is closed.
-
-    Returns:
-        False too where the system cannot tell.
-    """
+    """Whether one of the streams is a pipe whose other end is known to be closed."""
     return any(map(_is_broken, (sys.stdout, sys.stderr)))
 
 
@@ -64,7 +53,7 @@ def _is_broken(stream: TextIO) -> bool:
 
 
 def give_up_output() -> None:
-    """Drop what is still to be written, which the interpreter would try at its end."""
+    """Drop what is still to be written: the interpreter would try it at its end."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(_nowhere(), sys.stdout.fileno())
 

@@ -19,27 +19,18 @@ def apply_once(
     sync: Any,
     relative: bool,
 ) -> None:
-    r"""Apply TrAct, unless that has been done with the same :math:`\lambda`.
+    """`trainact.apply`, unless that has been done with the same λ.
 
-    Args:
-        model: what is trained.
-        lam: :math:`\lambda`.
-        layer: as for `trainact.apply`.
-        example_input: as for `trainact.apply`.
-        sync: as for `trainact.apply`.
-        relative: as for `trainact.apply`.
-
-    Raises:
-        ValueError: if it has been done with another, which would silently stay.
+    Another λ would silently stay, so that raises a ValueError.
     """
-    there = tract_layers(model)
-    for name, module in there.items():
-        theirs, ours = module.tract.damping, Damping(lam, relative)
+    layers, ours = tract_layers(model), Damping(lam, relative)
+    for name, module in layers.items():
+        theirs = module.tract.damping
         if theirs != ours:
             msg = (
                 f"layer {name!r} is under TrAct already, with {theirs}, and "
                 f"TrActCallback has {ours}: give both the same"
             )
             raise ValueError(msg)
-    if not there:
+    if not layers:
         trainact.apply(model, lam, layer, example_input, sync, relative=relative)

@@ -1,7 +1,7 @@
 """What the callbacks for ``lightning`` and ``pytorch_lightning`` share: all but a base.
 
-The two packages hold the same code under two names, and a Trainer wants callbacks of
-its own package. This file imports neither.
+The two packages hold the same code under two names, and a Trainer takes only callbacks
+of its own package. This file imports neither.
 
 Where Lightning calls what (read in 2.6, and tested):
 
@@ -96,16 +96,7 @@ class TrActHooks:
         self._probe = Probe()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
-        """Apply TrAct as soon as the model is built.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module, whose model may not exist yet.
-            stage: nothing is done unless it is ``"fit"``.
-
-        Raises:
-            ValueError: if the Trainer is of the other package.
-        """
+        """Apply TrAct as soon as the model is built, which may not be now."""
         if stage != "fit":
             return
         plain: Any = self.lightning_module
@@ -121,15 +112,7 @@ class TrActHooks:
         _call_after(pl_module, last, lambda: self._apply(pl_module))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin to defer, if asked for; the optimizers exist and are restored.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-
-        Raises:
-            ValueError: if what is asked for cannot be done with this module.
-        """
+        """Begin to defer, if asked for; the optimizers exist and are restored."""
         if self.log_every_n_steps is not None:
             _check_can_log(pl_module)
         if not self.deferred:
@@ -150,14 +133,7 @@ class TrActHooks:
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Watch the layers in a step that will be logged.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-            batch: not used.
-            batch_idx: not used.
-        """
+        """Watch the layers in a step that will be logged."""
         every = self.log_every_n_steps
         if every is not None and trainer.global_step % every == 0:
             self._probe.open(pl_module)
@@ -168,13 +144,7 @@ class TrActHooks:
         pl_module: Any,  # noqa: ARG002
         optimizer: Any,  # noqa: ARG002
     ) -> None:
-        """Precondition what is deferred, before the clip; log.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-            optimizer: about to step.
-        """
+        """Precondition what is deferred, before the clip; log."""
         if self._open_block is not None:
             self._open_block.precondition()
         numbers = self._probe.read()
@@ -184,12 +154,7 @@ class TrActHooks:
                 logger.log_metrics(numbers, step=trainer.global_step)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-        """Stop deferring.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-        """
+        """Stop deferring."""
         self._close()
 
     def on_exception(
@@ -198,22 +163,11 @@ class TrActHooks:
         pl_module: Any,  # noqa: ARG002
         exception: BaseException,
     ) -> None:
-        """Stop deferring: the module is as if nothing had been begun.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-            exception: what ended the training.
-        """
+        """Stop deferring, and leave the module as it was before."""
         self._close(exception)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-        """Take TrAct off, if asked for.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-        """
+        """Take TrAct off, if asked for."""
         if self.remove_after_fit:
             trainact.remove(pl_module)
 
@@ -245,7 +199,7 @@ def _is_sharded(pl_module: nn.Module) -> bool:
 
 
 def _network(pl_module: nn.Module) -> nn.Module:
-    """The one child with parameters, if all are in it: its own names tell its stem."""
+    """The child that holds all parameters, if there is one: the model to search."""
     children = [m for m in pl_module.children() if any(True for _ in m.parameters())]
     own = any(True for _ in pl_module.parameters(recurse=False))
     return children[0] if len(children) == 1 and not own else pl_module
@@ -265,7 +219,7 @@ def _check_can_log(pl_module: nn.Module) -> None:
 
 
 def _call_after(owner: Any, name: str, then: Callable[[], None]) -> None:
-    """Call ``then`` after the next call of a method of an object, and only that."""
+    """Call ``then`` after the next call of an object's method, and after no other."""
     method = getattr(owner, name)
     own = vars(owner).get(name)
 

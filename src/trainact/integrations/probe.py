@@ -1,4 +1,4 @@
-"""What `trainact.diagnostics` needs, taken from a step that somebody else runs."""
+"""Collect what `trainact.diagnostics` needs from a training step of a framework."""
 
 from __future__ import annotations
 
@@ -25,11 +25,7 @@ class Probe:
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def open(self, model: nn.Module) -> None:
-        """Watch the layers from now on.
-
-        Args:
-            model: with layers under TrAct.
-        """
+        """Watch a model's layers under TrAct from now on."""
         self.close()
         self._layers = tract_layers(model)
         for name, layer in self._layers.items():
@@ -44,11 +40,10 @@ class Probe:
         self._seen.clear()
 
     def read(self) -> dict[str, float]:
-        """Diagnose the last call of each layer whose gradient has come back.
+        """``trainact/<layer>/<field of Diagnostics>`` -> number, of the last calls.
 
-        Returns:
-            ``trainact/<layer>/<field of Diagnostics>`` -> number. Nothing for a layer
-            that was not trained in this step, or whose input is not finite.
+        Nothing for a layer that was not trained in this step, or whose input is not
+        finite.
         """
         numbers: dict[str, float] = {}
         for name, (x, grad_z) in self._seen.items():

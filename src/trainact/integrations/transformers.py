@@ -73,18 +73,7 @@ class TrActCallback(TrainerCallback):
         self.sync = sync
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Apply TrAct.
-
-        Args:
-            args: the Trainer's.
-            state: the Trainer's.
-            control: the Trainer's.
-            **kwargs: among them the model.
-
-        Raises:
-            ValueError: if it is under TrAct with another λ, or has no first layer that
-                can be told.
-        """
+        """Apply TrAct to the Trainer's model."""
         options = self.layer, self.example_input, self.sync, self.relative
         apply_once(kwargs["model"], self.lam, *options)
 
@@ -95,14 +84,7 @@ class TrActCallback(TrainerCallback):
         control: Any,
         **kwargs: Any,
     ) -> None:
-        """Apply TrAct to what ``model_init`` has made, or if added by add_callback.
-
-        Args:
-            args: the Trainer's.
-            state: the Trainer's.
-            control: the Trainer's.
-            **kwargs: among them the model.
-        """
+        """Apply TrAct to what ``model_init`` has made, or if added by add_callback."""
         if not tract_layers(kwargs["model"]):
             self.on_init_end(args, state, control, **kwargs)
 
@@ -125,15 +107,7 @@ class DeferredMixin(_Base):
     _deferred: trainact.deferred | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; the layers are as they were when it ends, also by an exception.
-
-        Args:
-            *args: as for the Trainer.
-            **kwargs: as for the Trainer.
-
-        Returns:
-            What the Trainer returns.
-        """
+        """Train; when it ends, also by an exception, nothing is deferred any more."""
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -144,16 +118,8 @@ class DeferredMixin(_Base):
     def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Train on a micro-batch; after the last of a step, precondition.
 
-        That is before GradScaler's unscale, which changes nothing: preconditioning is
-        linear.
-
-        Args:
-            model: as the Trainer has wrapped it.
-            *args: as for the Trainer.
-            **kwargs: as for the Trainer.
-
-        Returns:
-            The loss.
+        That is before GradScaler's unscale, which makes no difference: preconditioning
+        is linear.
         """
         if self._deferred is None:
             optimizer: Any = self.optimizer
