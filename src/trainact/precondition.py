@@ -97,7 +97,7 @@ def precondition_later(
 
 
 def may_be_transformed() -> bool:
-    """Whether transforms or forward mode run, or may: compiled code cannot tell."""
+    """Whether `torch.func` or forward mode may run; compiled code cannot tell."""
     return torch.compiler.is_compiling() or in_transform() or in_forward_mode()
 
 

@@ -70,7 +70,7 @@ def graphs_differentiate() -> bool:
 def outside_transforms(tensor: Tensor) -> Tensor:
     """The user's tensor that the running transforms have wrapped, in eager mode.
 
-    It tells whether plain autograd differentiates it.
+    Its ``requires_grad`` tells whether plain autograd differentiates it.
     """
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)

@@ -2,7 +2,7 @@
 
 It does if the first layer with parameters that the model registers is the only one that
 could take the raw input. That is read from the numbers of channels: every other layer
-must take what a layer registered before it puts out, none may take an image, and no
+must take the output of a layer registered before it, none may take an image, and no
 bare parameter may fit the image. Anything else is a doubt, which is put into words and
 left to tracing an input (`by_tracing`).
 """
@@ -62,10 +62,10 @@ def read_structure(model: nn.Module) -> Structure | None:
     name, first = leaves[0]
     if core is first:
         return Structure(name, None, (name,))
-    others = [(n, m) for n, m in _candidates(owners, {name: first}) if m is not first]
-    doubt = _doubt_about(name, first, leaves, [n for n, _ in others])
+    further = [(n, m) for n, m in _candidates(owners, {name: first}) if m is not first]
+    doubt = _doubt_about(name, first, leaves, [n for n, _ in further])
     doubt = doubt or _hint_against(core, prefix, name)
-    candidates = [n for n, m in [(name, first), *others] if isinstance(m, LAYERS)]
+    candidates = [n for n, m in [(name, first), *further] if isinstance(m, LAYERS)]
     return Structure(name, doubt, tuple(candidates))
 
 
@@ -133,19 +133,21 @@ def _candidates(owners: list[Named], firsts: dict[str, nn.Module]) -> Iterator[N
 def _could_take(
     named: Named, taken: set[int], outputs: set[int], before: Named | None
 ) -> bool:
-    """Whether a module fits the raw input, given what layers before it put out."""
+    """Whether a module fits the raw input, given the outputs of layers before it."""
     name, module = named
-    own = inputs(module)
+    channels = inputs(module)
     if isinstance(module, _HARMLESS):
         return False
-    if own is None or isinstance(module, _TRANSPOSED):
+    if channels is None or isinstance(module, _TRANSPOSED):
         return any(_fits(p, taken) for p in module.parameters(recurse=False))
-    if own in taken or own == 0:  # lazy layers say 0
+    if channels in taken or channels == 0:  # lazy layers have 0
         return True
-    if isinstance(module, CONVS) and own <= IMAGE_CHANNELS:
+    is_conv = isinstance(module, CONVS)
+    if is_conv and channels <= IMAGE_CHANNELS:
         return not _follows_directly(name, module, before)
-    may_be_image = isinstance(module, CONVS) and _is_unshuffled(own, taken)
-    return not (own in outputs or (_is_derived(own, outputs) and not may_be_image))
+    may_be_image = is_conv and _is_unshuffled(channels, taken)
+    is_derived = not may_be_image and _is_derived(channels, outputs)
+    return not (channels in outputs or is_derived)
 
 
 def _follows_directly(name: str, module: nn.Module, before: Named | None) -> bool:
@@ -157,16 +159,16 @@ def _follows_directly(name: str, module: nn.Module, before: Named | None) -> boo
     return same_parent and is_pointwise and _outputs(before[1]) == inputs(module)
 
 
-def _is_unshuffled(own: int, taken: set[int]) -> bool:
-    """Whether it could be an image whose pixels were moved into channels."""
-    return any(own == one * side**2 for one in taken for side in UNSHUFFLED_SIDES)
+def _is_unshuffled(channels: int, taken: set[int]) -> bool:
+    """Whether they could be an image's, whose pixels were moved into channels."""
+    return any(channels == n * side**2 for n in taken for side in UNSHUFFLED_SIDES)
 
 
-def _is_derived(own: int, outputs: set[int]) -> bool:
-    """Whether it is a multiple or a part of what layers before it put out."""
-    is_multiple = any(own % out == 0 for out in outputs if out >= FEWEST_OUTPUTS)
-    is_part = own >= FEWEST_SPLIT and any(k * own in outputs for k in (2, 3, 4))
-    return is_multiple or is_part
+def _is_derived(channels: int, outputs: set[int]) -> bool:
+    """Whether they are a multiple or a part of the outputs of layers before."""
+    is_multiple = any(channels % out == 0 for out in outputs if out >= FEWEST_OUTPUTS)
+    is_part = any(k * channels in outputs for k in (2, 3, 4))
+    return is_multiple or (is_part and channels >= FEWEST_SPLIT)
 
 
 def _fits(parameter: Tensor, taken: set[int]) -> bool:
@@ -177,13 +179,13 @@ def _fits(parameter: Tensor, taken: set[int]) -> bool:
 
 
 def _doubt_about(
-    name: str, first: nn.Module, leaves: list[Named], others: list[str]
+    name: str, first: nn.Module, leaves: list[Named], further: list[str]
 ) -> str | None:
     kind = type(first).__name__
     if not isinstance(first, LAYERS):
         return f"the first module with parameters, {name!r}, is a {kind}"
-    if others:
-        listed = ", ".join(map(repr, others[:3])) + (" ..." if others[3:] else "")
+    if further:
+        listed = ", ".join(map(repr, further[:3])) + (" ..." if further[3:] else "")
         return f"besides {name!r} ({kind}), {listed} could take the raw input"
     taken = inputs(first)
     if taken is not None and taken > IMAGE_CHANNELS:
@@ -194,7 +196,7 @@ def _doubt_about(
 
 
 def _hint_against(model: nn.Module, prefix: str, name: str) -> str | None:
-    """What the model's own metadata says otherwise (timm's is wrong at times)."""
+    """What the model's metadata says against it (timm's is sometimes wrong)."""
     config = getattr(model, "pretrained_cfg", None)
     claimed: Any = config.get("first_conv") if isinstance(config, Mapping) else None
     if not claimed:

@@ -111,7 +111,7 @@ def _without_numbers(name: str) -> str:
 
 
 def _owners(parameters: Iterable[str]) -> dict[str, str]:
-    """Names of the modules that own parameters -> one of these."""
+    """Names of the modules that own these parameters -> the first of each."""
     owners: dict[str, str] = {}
     for parameter in parameters:
         path = parameter.partition(".parametrizations.")[0]

@@ -45,10 +45,10 @@ REASONS: tuple[tuple[Any, str], ...] = (
 def first_layers(model: nn.Module, example_input: Any = None) -> dict[str, nn.Module]:
     """Find the linear maps that the raw input reaches first.
 
-    Without an example the model's structure tells, if nothing but the first registered
-    layer can take the input; else the model is traced, on shapes alone, with an input
-    made up from its configuration. With an example that is followed, through everything
-    that has no parameters (normalisation by constants, padding, reshaping,
+    Without an example the model's structure is read, which is enough if only the first
+    registered layer can take the input; else the model is traced, on shapes alone, with
+    an input constructed from its configuration. An example is followed through
+    everything that has no parameters (normalisation by constants, padding, reshaping,
     space-to-depth), up to the first layer with parameters on each path. A later layer
     that sees the raw input together with features is not a first layer.
 
@@ -56,14 +56,14 @@ def first_layers(model: nn.Module, example_input: Any = None) -> dict[str, nn.Mo
         model: any module, on any device, meta included. It is left as it was.
         example_input: a tensor, a tuple of positional arguments or a mapping of keyword
             arguments. Beside images (four dimensions or more) nothing else in it is
-            followed: no times, masks or embedded texts. Only its shapes are looked at,
+            followed: no times, masks or embedded texts. Only its shapes are used,
             unless the model's forward depends on values: then the model is run for
             real, once.
 
     Returns:
         Qualified name -> layer, as `trainact.apply` would choose, in the order of
         execution; several for a model with several stems. Cost: a walk over the modules
-        where the structure tells, else about the time of a forward pass of one image.
+        where that is enough, else about the time of a forward pass of one image.
 
     Raises:
         ValueError: if no first layer can be told, or one of them is of an unsupported

@@ -302,9 +302,9 @@ def line_view(
     view = view.unflatten(1, (geometry.groups, -1))
     # Now images, G, C / G, outputs with the phases behind their lines, other kernels.
     lines, phases = axis + 1, axis + 2
-    others = [a for a in range(3, 4 + num) if a not in (lines, phases)]
+    outputs = [a for a in range(3, 4 + num) if a not in (lines, phases)]
     kernels = range(4 + num, view.ndim)
-    return view.permute(0, 1, phases, 2, *kernels, lines, *others)
+    return view.permute(0, 1, phases, 2, *kernels, lines, *outputs)
 
 
 def _without(geometry: Geometry, dim: int) -> Geometry:

@@ -74,7 +74,7 @@ class TrActLayer(nn.Module):
         if not torch.is_grad_enabled():
             return False
         if not self.training and not torch.compiler.is_compiling():
-            watch(self)  # the parameters may be others than at the conversion
+            watch(self)  # the parameters may have been replaced since the conversion
         return self.training
 
     def _trains(self, weight: Tensor, x: Tensor) -> bool:

@@ -57,7 +57,7 @@ class State:
 
     @property
     def relative(self) -> bool:
-        """Whether ``lam`` is in units of tr A / n; may be changed likewise."""
+        """Whether ``lam`` is in units of tr A / n; may be changed, as ``lam`` may."""
         return self.damping.relative
 
     @relative.setter

@@ -32,7 +32,7 @@ class Group:
         return "True" if self.group is None else "<process group>"
 
     def is_alone(self) -> bool:
-        """Whether there is nobody to exchange statistics with."""
+        """Whether there is no other rank to exchange statistics with."""
         if not (dist.is_available() and dist.is_initialized()):
             return True
         return dist.get_world_size(self.group) == 1
