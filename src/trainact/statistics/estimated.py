@@ -12,8 +12,8 @@ nothing is saved.
 
 Calls are counted, and statistics made, when a call's gradient comes back.
 
-What is not finite is left out: products of a refresh that hold such a number are
-dropped whole, and rows that hold one count as zeros. Nothing waits for the device.
+Numbers that are not finite are left out: a refresh whose products hold one is dropped,
+and rows that hold one count as zeros. Nothing waits for the device.
 
 Legend: G groups, N rows, P entries of a row.
 """

@@ -12,11 +12,7 @@ from trainact.torch_internals import in_ddp_join, in_transform
 
 
 class Group:
-    """A process group that can stay on a layer that is copied or saved.
-
-    Args:
-        group: of `torch.distributed`, or None for the default one.
-    """
+    """A process group, None for the default one, on a layer that is copied or saved."""
 
     def __init__(self, group: Any = None) -> None:
         self.group = group
