@@ -7,9 +7,10 @@ JOBS ?= auto
 ARGS ?=
 RUNS = $(or $(OUT),runs)
 GPU_TESTS = tests/contract/test_gpu.py tests/contract/test_gpu_overlap.py \
-  tests/kernels/test_gpu.py tests/lab/test_gpu.py tests/test_follow.py
-CORE_TESTS = tests/test_*.py tests/contract tests/distributed tests/integrations tests/kernels \
-  tests/zoo tests/lab/test_cli*.py
+  tests/find/test_by_tracing.py tests/kernels/test_gpu.py tests/lab/test_gpu.py
+CORE_TESTS = tests/test_*.py tests/cli tests/contract tests/distributed tests/find tests/gram \
+  tests/integrations tests/kernels tests/layers tests/parity tests/statistics tests/zoo \
+  tests/lab/test_cli*.py
 
 .PHONY: compare test explore check format lint types docs tests doctests coverage bench gpu gpu-lab readme wheel release clean help
 

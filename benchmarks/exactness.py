@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 import trainact
 from tests.cases import oracle_gradient
-from tests.contract.table import LAYERS, WAYS
-from tests.contract.test_ways import train
 from tests.distributed import problems, test_ddp, test_deferred_ranks, test_fsdp
 from tests.distributed.processes import run
+from tests.parity.table import LAYERS, WAYS
+from tests.parity.test_ways import train
 from tests.tolerances import relative_error
 from trainact.lab.data import load_data
 from trainact.lab.environment import describe

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import trainact
+from tests.parity.table import LAYERS
 from trainact.damping import Damping
 from trainact.factor import factorise
 
 from .cases import Case, backward, draw_case, oracle_gradient, oracle_rtol
-from .contract.table import LAYERS
 from .drawing import examples
 from .tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 

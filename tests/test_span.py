@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import trainact
+from tests.parity.table import preconditioned
 
 from .cases import oracle_gradient
-from .contract.table import preconditioned
 from .tolerances import ORACLE_RTOL, relative_error, solve_rtol, span_rtol
 
 PATCHES = {"in_channels": 3, "out_channels": 4, "kernel_size": 4, "stride": 4}

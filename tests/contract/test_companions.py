@@ -15,10 +15,9 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import trainact
 from tests.cases import oracle_gradient
+from tests.parity.table import LAYERS, eager, gradient_like
 from tests.tolerances import ORACLE_RTOL, relative_error
 from trainact.statistics import local as local_module
-
-from .table import LAYERS, eager, gradient_like
 
 
 @pytest.fixture(params=LAYERS)

@@ -16,11 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 import trainact
 from tests.odd import ODD, raw_weight
+from tests.parity.table import FEW, LAYERS, gradient_like
 from tests.tolerances import FLOAT32_PROMISE, relative_error
 from trainact.geometry import layer_geometry
 from trainact.statistics import operators as ops
-
-from .table import FEW, LAYERS, gradient_like
 
 needs_torch_29 = pytest.mark.skipif(
     torch.__version__ < "2.9", reason="a plain weight norm fails in torch 2.8, too"

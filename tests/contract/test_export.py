@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 import trainact
 from tests.odd import ODD
+from tests.parity.table import LAYERS
 from tests.tolerances import FLOAT32_PROMISE, relative_error
-
-from .table import LAYERS
 
 
 class Models:

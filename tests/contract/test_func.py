@@ -32,9 +32,8 @@ from torch.func import (
 
 import trainact
 from tests.cases import oracle_gradient
+from tests.parity.table import LAYERS, gradient_like, preconditioned
 from tests.tolerances import ORACLE_RTOL, relative_error
-
-from .table import LAYERS, gradient_like, preconditioned
 
 
 @pytest.fixture(params=LAYERS)

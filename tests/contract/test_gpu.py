@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import trainact
 from tests.cases import oracle_gradient
+from tests.parity.table import LAYERS, gradient_like
 from tests.tolerances import (
     FLOAT32_PROMISE,
     GRAM_EPS,
@@ -28,8 +29,6 @@ from tests.tolerances import (
 )
 from trainact.geometry import layer_geometry
 from trainact.gram.route import compute_gram
-
-from .table import LAYERS, gradient_like
 
 pytestmark = [
     pytest.mark.gpu,

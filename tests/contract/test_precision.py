@@ -18,13 +18,12 @@ from torch import nn
 
 import trainact
 from tests.cases import oracle_gradient, oracle_rows
+from tests.parity.table import LAYERS, gradient_like, preconditioned
 from tests.tolerances import FLOAT32_PROMISE, GRAM_EPS, relative_error, solve_rtol
 from trainact.damping import Damping
 from trainact.geometry import layer_geometry
 from trainact.gram.route import compute_gram
 from trainact.statistics.local import local_factor
-
-from .table import LAYERS, gradient_like, preconditioned
 
 
 def model() -> nn.Sequential:

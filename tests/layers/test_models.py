@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import trainact
-
-from .odd import OddCase, standardised
-from .tolerances import ORACLE_RTOL, relative_error
+from tests.odd import OddCase, standardised
+from tests.tolerances import ORACLE_RTOL, relative_error
 
 SAME = OddCase("conv", (), pads=True)
 STANDARDISED = OddCase("conv", (), effective=standardised)

@@ -20,17 +20,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 import trainact
-from trainact.layers.guard import Guard
-
-from .cases import Case, backward, draw_case, oracle_gradient, oracle_rtol
-from .drawing import examples
-from .odd import ODD
-from .tolerances import (
+from tests.cases import Case, backward, draw_case, oracle_gradient, oracle_rtol
+from tests.drawing import examples
+from tests.odd import ODD
+from tests.tolerances import (
     FLOAT32_PROMISE,
     ORACLE_RTOL,
     low_precision_rtol,
     relative_error,
 )
+from trainact.layers.guard import Guard
 
 KINDS = ("linear", "conv1d", "conv2d", "conv3d")
 

@@ -24,8 +24,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import trainact
-
-from .tolerances import ORACLE_RTOL, relative_error
+from tests.tolerances import ORACLE_RTOL, relative_error
 
 ROWS = st.sampled_from([1, 4, 7, 8, 30])
 SEEDS = st.integers(0, 10_000)

@@ -24,12 +24,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 import trainact
+from tests.cases import backward, oracle_gradient, oracle_rows
+from tests.odd import ODD, Named
+from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 from trainact.diagnostics import diagnose
 from trainact.statistics import local as local_module
-
-from .cases import backward, oracle_gradient, oracle_rows
-from .odd import ODD, Named
-from .tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

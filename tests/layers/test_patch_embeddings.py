@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import trainact
+from tests.cases import backward, oracle_gradient
+from tests.tolerances import ORACLE_RTOL, relative_error
 from trainact import reference
-
-from .cases import backward, oracle_gradient
-from .tolerances import ORACLE_RTOL, relative_error
 
 P, C, OUT = 4, 3, 5  # patch, channels, outputs
 IMAGES = (2, C, 12, 8)

@@ -27,11 +27,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import trainact
+from tests.cases import Case, draw_case, oracle_grad_rows, oracle_rows
+from tests.drawing import examples
+from tests.tolerances import FLOAT32_PROMISE, solve_rtol
 from trainact import reference
-
-from .cases import Case, draw_case, oracle_grad_rows, oracle_rows
-from .drawing import examples
-from .tolerances import FLOAT32_PROMISE, solve_rtol
 
 CALLS: dict[str, Callable[..., Tensor]] = {
     "plain": lambda layer, x: layer(x),

@@ -27,8 +27,8 @@ from torch.utils.checkpoint import checkpoint
 
 import trainact
 from tests.cases import oracle_gradient, oracle_rows
-from tests.contract.table import FEW, LAYERS, gradient_like
 from tests.odd import ODD, raw_weight
+from tests.parity.table import FEW, LAYERS, gradient_like
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error, solve_rtol
 from trainact import Estimate
 from trainact.geometry import Geometry, layer_geometry

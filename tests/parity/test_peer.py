@@ -15,9 +15,8 @@ import torch
 from torch import nn
 
 import trainact
-
-from .cases import backward, oracle_gradient
-from .tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
+from tests.cases import backward, oracle_gradient
+from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 
 torch_tract = pytest.importorskip("torch_tract", reason="the peer is not installed")
 

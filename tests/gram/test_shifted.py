@@ -22,6 +22,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import trainact
+from tests.cases import oracle_rows
+from tests.drawing import examples
+from tests.gram.test_tiled import drawn
+from tests.tolerances import GRAM_EPS, ORACLE_RTOL, relative_error
 from trainact.geometry import Geometry, make_geometry
 from trainact.gram import matmul as products
 from trainact.gram import route
@@ -30,12 +34,7 @@ from trainact.gram import tiled as gram
 from trainact.gram.cost import can_shift, cheapest_dim, shifts_cost, tiles_cost
 from trainact.gram.shifted import shifted_gram
 
-from .cases import oracle_rows
-from .drawing import examples
-from .test_gram import drawn
-from .tolerances import GRAM_EPS, ORACLE_RTOL, relative_error
-
-RECORD = Path(__file__).parents[1] / "records" / "benchmarks" / "gram-cpu.jsonl"
+RECORD = Path(__file__).parents[2] / "records" / "benchmarks" / "gram-cpu.jsonl"
 
 
 @pytest.mark.parametrize("tile_bytes", [1, 400, 4 * 2**20])

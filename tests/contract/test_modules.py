@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 import trainact
+from tests.odd import ODD
 from trainact.statistics import local as local_module
-
-from .odd import ODD
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 3), (4, 6)),

@@ -12,14 +12,13 @@ import pytest
 import torch
 
 import trainact
+from tests.cases import draw_case, oracle_rows
+from tests.tolerances import GRAM_EPS, ORACLE_RTOL, relative_error
 from trainact.geometry import Geometry, layer_geometry, make_geometry
 from trainact.gram import matmul as products
 from trainact.gram import tiled as gram
 from trainact.gram.patches import extract_patches
 from trainact.gram.route import compute_gram
-
-from .cases import draw_case, oracle_rows
-from .tolerances import GRAM_EPS, ORACLE_RTOL, relative_error
 
 CONVS = ("conv1d", "conv2d", "conv3d")
 
