@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from trainact.cli import command as cli
+from trainact.cli import command
 from trainact.lab import command_line
 from trainact.lab.recipes import find_recipes
 
@@ -102,7 +102,7 @@ def test_python_runs(page: Path) -> None:
 def parse(words: list[str]) -> None:
     """Read a command's options as it would, without doing it."""
     name, *arguments = words
-    options = cli.load(cli.COMMANDS[name].options)
+    options = command.load(command.COMMANDS[name].options)
     if "--help" in arguments:
         with pytest.raises(SystemExit, match="0"):
             command_line.parse(name, options, arguments)
@@ -124,9 +124,9 @@ def find_module(words: list[str]) -> None:
         assert (ROOT / words[0]).is_file()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_exist(command: str) -> None:
-    program, *arguments = COMMANDS[command]
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_exist(line: str) -> None:
+    program, *arguments = COMMANDS[line]
     match program.removeprefix(".venv/bin/"):
         case "make":
             subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True)

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 import trainact
-from trainact.cli import command as cli
+from trainact import cli
+from trainact.cli.command import COMMANDS
 from trainact.lab.errors import LabError
 
 
@@ -42,11 +43,11 @@ def main(options: Options) -> int:
 def run(monkeypatch) -> Callable[[Callable[[], int]], int]:
     """Call the command with something else for it to do."""
     command = dataclasses.replace(
-        cli.COMMANDS["recipes"],
+        COMMANDS["recipes"],
         options=f"{__name__}:Options",
         main=f"{__name__}:main",
     )
-    monkeypatch.setitem(cli.COMMANDS, "stand-in", command)
+    monkeypatch.setitem(COMMANDS, "stand-in", command)
     monkeypatch.delenv("RANK", raising=False)
 
     def call(function: Callable[[], int]) -> int:

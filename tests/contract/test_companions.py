@@ -17,7 +17,7 @@ import trainact
 from tests.cases import oracle_gradient
 from tests.parity.table import LAYERS, eager, gradient_like
 from tests.tolerances import ORACLE_RTOL, relative_error
-from trainact.statistics import local as local_module
+from trainact.statistics import local
 
 
 @pytest.fixture(params=LAYERS)
@@ -37,8 +37,8 @@ def statistics(monkeypatch) -> list[Tensor]:
         taken.append(x)
         return local_factor(x, *args)
 
-    local_factor = local_module.local_factor
-    monkeypatch.setattr(local_module, "local_factor", watch)
+    local_factor = local.local_factor
+    monkeypatch.setattr(local, "local_factor", watch)
     return taken
 
 

@@ -19,7 +19,7 @@ from tests.odd import ODD, raw_weight
 from tests.parity.table import FEW, LAYERS, gradient_like
 from tests.tolerances import FLOAT32_PROMISE, relative_error
 from trainact.geometry import layer_geometry
-from trainact.statistics import operators as ops
+from trainact.statistics import operators
 
 needs_torch_29 = pytest.mark.skipif(
     torch.__version__ < "2.9", reason="a plain weight norm fails in torch 2.8, too"
@@ -87,7 +87,7 @@ def test_operators_are_what_they_say(name: str, dtype) -> None:
     case = LAYERS[name]
     x = case.input(dtype)
     geometry = layer_geometry(case.layer(dtype))
-    settings = ops._flatten(geometry)
+    settings = operators._flatten(geometry)
     torch.library.opcheck(torch.ops.trainact.sum_products.default, (x, *settings))
     if geometry.num_rows(x.shape) < geometry.num_entries:
         torch.library.opcheck(

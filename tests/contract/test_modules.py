@@ -18,7 +18,7 @@ from torch import nn
 
 import trainact
 from tests.odd import ODD
-from trainact.statistics import local as local_module
+from trainact.statistics import local
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 3), (4, 6)),
@@ -43,7 +43,7 @@ def test_it_is_the_same_object_with_the_same_parameters(named) -> None:
     layer, _ = named
     parameters = list(layer.parameters())
     keys = list(layer.state_dict())
-    kind = type(layer)
+    kind, attributes = type(layer), set(vars(layer))
     treated = trainact.TrAct(layer)
     assert treated is layer
     assert isinstance(treated, kind)
@@ -53,7 +53,7 @@ def test_it_is_the_same_object_with_the_same_parameters(named) -> None:
     assert trainact.remove(treated) is layer
     assert type(layer) is kind
     assert [id(p) for p in layer.parameters()] == [id(p) for p in parameters]
-    assert "_lam" not in vars(layer)
+    assert set(vars(layer)) == attributes
 
 
 def test_mode_hooks_dtype_and_device_stay(named) -> None:
@@ -160,7 +160,7 @@ def no_statistics(monkeypatch):
     def refuse(*_args, **_kwargs):
         pytest.fail("statistics were taken")
 
-    monkeypatch.setattr(local_module, "local_factor", refuse)
+    monkeypatch.setattr(local, "local_factor", refuse)
 
 
 @pytest.mark.usefixtures("no_statistics")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import trainact
-from trainact.statistics import ranks as sync
+from trainact.statistics import ranks
 
 
 class Padding(nn.Conv2d):
@@ -52,7 +52,7 @@ needs_exact_fsdp2 = pytest.mark.skipif(
 def make_model(kind: str, dtype: torch.dtype, **settings: Any) -> nn.Sequential:
     """The same weights in every process; TrAct on the first layer."""
     if dist.is_initialized():  # a rank, whose process ends with the test
-        sync.MAX_SUMMED_ENTRIES = MAX_SUMMED_ENTRIES
+        ranks.MAX_SUMMED_ENTRIES = MAX_SUMMED_ENTRIES
     torch.manual_seed(3)
     make, shape = FIRST[kind]
     first = make()
@@ -133,9 +133,9 @@ def counted_collectives() -> Iterator[list[str]]:
         return call
 
     for name in plain:
-        setattr(sync.dist, name, counting(name))
+        setattr(ranks.dist, name, counting(name))
     try:
         yield calls
     finally:
         for name, function in plain.items():
-            setattr(sync.dist, name, function)
+            setattr(ranks.dist, name, function)

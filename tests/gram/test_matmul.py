@@ -15,7 +15,7 @@ from trainact import precision
 from trainact.damping import Damping
 from trainact.factor import apply_factor
 from trainact.geometry import layer_geometry
-from trainact.gram import matmul as products
+from trainact.gram import matmul
 from trainact.gram.cost import cheapest_dim
 from trainact.gram.matmul import (
     TF32_DROPPED_BITS,
@@ -117,7 +117,7 @@ def test_split_products_pass_on_what_is_not_finite() -> None:
 @pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_tf32_holds_exactly_is_not_split(given: torch.dtype, monkeypatch) -> None:
     monkeypatch.setattr(precision, "rounds_float32", lambda _: True)
-    monkeypatch.setattr(products, "SPLIT_DEVICES", ("cpu",))
+    monkeypatch.setattr(matmul, "SPLIT_DEVICES", ("cpu",))
     x = torch.cat([torch.randn(5, 40), 1e-7 * torch.randn(5, 40)]).to(given)
     wide = x.float()
     parts = operand_parts(wide, given)
@@ -129,7 +129,7 @@ def test_what_tf32_holds_exactly_is_not_split(given: torch.dtype, monkeypatch) -
 @pytest.mark.parametrize("size", [1, 95, 97, 200, 401])
 def test_symmetric_products_in_blocks(size: int) -> None:
     columns = torch.randn(2, size, 60, dtype=torch.float64)
-    value = products.self_product(columns)
+    value = matmul.self_product(columns)
     assert relative_error(value, columns @ columns.mT) < ORACLE_RTOL
 
 
@@ -146,7 +146,7 @@ LAYERS = {
 def test_gradient_where_products_are_rounded(name: str, split: bool, monkeypatch):
     monkeypatch.setattr(precision, "rounds_float32", lambda _: True)
     if split:
-        monkeypatch.setattr(products, "SPLIT_DEVICES", ("cpu",))
+        monkeypatch.setattr(matmul, "SPLIT_DEVICES", ("cpu",))
     build, shape = LAYERS[name]
     plain, x = build(), torch.randn(shape)
     z = plain(x)
@@ -154,9 +154,8 @@ def test_gradient_where_products_are_rounded(name: str, split: bool, monkeypatch
     z.backward(grad_z)
     truth = oracle_gradient(plain, x, grad_z, 0.1)
     geometry = layer_geometry(plain)
-    if geometry is not None:
-        by_shifts = cheapest_dim(geometry, tuple(x.shape), "cpu") is not None
-        assert by_shifts == ("shifts" in name)
+    by_shifts = cheapest_dim(geometry, tuple(x.shape), "cpu") is not None
+    assert by_shifts == ("shifts" in name)
     with RoundProducts() as hardware:
         factor = local_factor(x, geometry, Damping(0.1))
         result = apply_factor(plain.weight.grad, *factor)

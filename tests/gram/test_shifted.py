@@ -27,12 +27,10 @@ from tests.drawing import examples
 from tests.gram.test_tiled import drawn
 from tests.tolerances import GRAM_EPS, ORACLE_RTOL, relative_error
 from trainact.geometry import Geometry, make_geometry
-from trainact.gram import matmul as products
-from trainact.gram import route
-from trainact.gram import shifted as lines
-from trainact.gram import tiled as gram
+from trainact.gram import matmul, route, shifted
 from trainact.gram.cost import can_shift, cheapest_dim, shifts_cost, tiles_cost
 from trainact.gram.shifted import shifted_gram
+from trainact.gram.tiled import tiled_gram
 
 RECORD = Path(__file__).parents[2] / "records" / "benchmarks" / "gram-cpu.jsonl"
 
@@ -40,14 +38,14 @@ RECORD = Path(__file__).parents[2] / "records" / "benchmarks" / "gram-cpu.jsonl"
 @pytest.mark.parametrize("tile_bytes", [1, 400, 4 * 2**20])
 @pytest.mark.parametrize("kind", ["conv1d", "conv2d", "conv3d"])
 def test_shifts_are_the_patches_second_moment(kind, tile_bytes, monkeypatch) -> None:
-    monkeypatch.setattr(products, "TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(matmul, "TILE_BYTES", tile_bytes)
     seen = 0
     for case, layer, images, geometry in drawn(kind, 30, seed=5):
         rows = oracle_rows(layer, images)
         truth = np.einsum("gnp,gnq->gpq", rows, rows)
         outputs = geometry.output_size(images.shape[2:])
         for dim in range(geometry.num_spatial):
-            if lines.make_layout(geometry, dim).num_border > outputs[dim]:
+            if shifted.make_layout(geometry, dim).num_border > outputs[dim]:
                 continue
             seen += 1
             value = shifted_gram(images, geometry, dim)
@@ -70,7 +68,7 @@ def long_signals(draw) -> tuple[Geometry, int]:
     )
     # As many outputs as the kernel reaches further strides.
     shortest = geometry.extent[0] + geometry.stride[0] * (
-        lines.make_layout(geometry, 0).num_border
+        shifted.make_layout(geometry, 0).num_border
     )
     return geometry, draw(st.integers(shortest, shortest + 60))
 
@@ -80,7 +78,7 @@ def long_signals(draw) -> tuple[Geometry, int]:
 def test_strides_and_dilations_of_one_dimension(drawn_case) -> None:
     geometry, length = drawn_case
     x = torch.randn(2, geometry.channels, length, dtype=torch.float64)
-    truth = gram.tiled_gram(x, geometry)
+    truth = tiled_gram(x, geometry)
     assert relative_error(shifted_gram(x, geometry, 0), truth) < ORACLE_RTOL
 
 
@@ -96,7 +94,7 @@ def test_only_the_borders_count_where_no_line_is_common() -> None:
 def test_many_positive_rows_cost_no_accuracy(dtype: torch.dtype, stride: int) -> None:
     geometry = make_geometry(3, 5, stride, 2, 1, 1, "zeros", num_spatial=2)
     x = torch.rand(6, 3, 160, 160).to(dtype)
-    truth = gram.tiled_gram(x.double(), geometry)
+    truth = tiled_gram(x.double(), geometry)
     error = relative_error(shifted_gram(x, geometry, 0), truth)
     assert error < GRAM_EPS * torch.finfo(torch.float32).eps / 4
 
@@ -121,7 +119,7 @@ def test_a_bright_line_at_the_border_costs_no_accuracy() -> None:
     geometry = make_geometry(3, 7, 2, 3, 1, 1, "zeros", num_spatial=2)
     x = torch.randn(4, 3, 64, 64)
     x[:, :, 0] *= 1000
-    truth = gram.tiled_gram(x.double(), geometry)
+    truth = tiled_gram(x.double(), geometry)
     scale = truth.diagonal(dim1=1, dim2=2).sqrt()
     error = (shifted_gram(x, geometry, 0) - truth).abs()
     entrywise = error / (scale[:, :, None] * scale[:, None, :])
@@ -152,7 +150,7 @@ def test_nothing_is_kept_of_other_modes(mode: str) -> None:
     with contexts[mode]:
         x = real if mode == "meta" else torch.randn(1, 2, 9, 9)
         shifted_gram(x, geometry, 0)
-    truth = gram.tiled_gram(real, geometry)
+    truth = tiled_gram(real, geometry)
     error = relative_error(shifted_gram(real, geometry, 0), truth)
     assert error < GRAM_EPS * torch.finfo(torch.float32).eps
 
@@ -203,20 +201,20 @@ def test_no_tensor_is_larger_than_a_tile(shape: tuple[int, ...], kernel: int) ->
     x = torch.zeros(shape)
     unfolded = 4 * geometry.num_entries * geometry.num_rows(x.shape)
     # One padded image may be more than a tile; bands share some lines.
-    bound = max(1.2 * products.TILE_BYTES, 2 * 4 * x[0].numel())
+    bound = max(1.2 * matmul.TILE_BYTES, 2 * 4 * x[0].numel())
     assert peak_bytes(x, geometry) < bound < unfolded
 
 
 def test_every_output_is_in_one_band() -> None:
     geometry = make_geometry(2, 7, 2, 3, 1, 1, "zeros", num_spatial=2)
-    layout = lines.make_layout(geometry, 0)
+    layout = shifted.make_layout(geometry, 0)
     x = torch.randn(3, 2, 230, 150)
     seen = 0
-    for view in lines.slabs(x, geometry, layout):
-        for band in lines.bands(view, geometry, layout):
+    for view in shifted.slabs(x, geometry, layout):
+        for band in shifted.bands(view, geometry, layout):
             images, count, _, _, height, width = band.shape
             seen += images * count * (height - layout.num_border) * width
-            assert (height - layout.num_border) * width <= 1.1 * lines.SUM_ROWS
+            assert (height - layout.num_border) * width <= 1.1 * shifted.SUM_ROWS
     assert seen == geometry.num_rows((3, 3, 230, 150))
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import trainact
-from trainact.cli import command as cli
+from trainact import cli
 from trainact.cli import exit_codes
+from trainact.cli.command import COMMANDS, load
 
 PAGE = Path(__file__).parents[2] / "docs/cli.md"
 
@@ -37,7 +38,7 @@ def test_version(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> No
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    for name, command in cli.COMMANDS.items():
+    for name, command in COMMANDS.items():
         assert f"  {name} " in out
         assert command.summary in out
     assert max(map(len, out.splitlines())) <= 80
@@ -58,16 +59,14 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_can_be_loaded() -> None:
-    for command in cli.COMMANDS.values():
-        assert isinstance(cli.load(command.options), type)
-        assert callable(cli.load(command.main))
+    for command in COMMANDS.values():
+        assert isinstance(load(command.options), type)
+        assert callable(load(command.main))
 
 
 def test_the_page_lists_the_commands_and_exit_codes() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert re.findall(r"^\| `(\w+)` \| ", page, re.M)[: len(cli.COMMANDS)] == [
-        *cli.COMMANDS
-    ]
+    assert re.findall(r"^\| `(\w+)` \| ", page, re.M)[: len(COMMANDS)] == [*COMMANDS]
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)}
     assert listed == {
         code for name, code in vars(exit_codes).items() if name.startswith("EXIT_")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab.commands import read_terminal
-from trainact.cli import command as cli
+from trainact import cli
+from trainact.cli.command import COMMANDS, load
 from trainact.lab.completion.main import commands
 from trainact.lab.completion.options import CompletionOptions
 from trainact.lab.option_fields import option_fields
@@ -110,7 +111,7 @@ def test_bash(scripts: Path, place: Path, typed: str, expected: list[str]) -> No
 
 @needs_bash
 def test_bash_without_a_beginning(scripts: Path, place: Path) -> None:
-    assert in_bash(scripts, place, "") == [*cli.COMMANDS]
+    assert in_bash(scripts, place, "") == [*COMMANDS]
     offered = in_bash(scripts, place, "run", "")
     assert "fig3-sgd-100" in offered
     assert [recipe.name for recipe in find_recipes(offered)] == offered
@@ -123,8 +124,8 @@ def test_bash_without_a_beginning(scripts: Path, place: Path) -> None:
 
 @needs_bash
 def test_bash_knows_every_option(scripts: Path, place: Path) -> None:
-    for name, command in cli.COMMANDS.items():
-        options = cli.load(command.options)
+    for name, command in COMMANDS.items():
+        options = load(command.options)
         below = getattr(options, "subcommands", {"": options})
         for own, kind in below.items():
             path = [name, own] if own else [name]

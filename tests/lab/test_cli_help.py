@@ -14,7 +14,8 @@ import pytest
 from tyro.conf import Positional
 
 from tests.lab.commands import read_terminal
-from trainact.cli import command as cli
+from trainact import cli
+from trainact.cli.command import COMMANDS, load
 from trainact.lab.command_line import parse
 from trainact.lab.errors import LabError
 from trainact.lab.option_fields import option_fields
@@ -25,14 +26,14 @@ WIDTH = 80
 def all_commands() -> dict[str, type]:
     """Options by what is typed; a command with others below it, and those."""
     found: dict[str, type] = {}
-    for name, command in cli.COMMANDS.items():
-        found[name] = options = cli.load(command.options)
+    for name, command in COMMANDS.items():
+        found[name] = options = load(command.options)
         below = getattr(options, "subcommands", {})
         found.update({f"{name} {own}": kind for own, kind in below.items()})
     return found
 
 
-COMMANDS = all_commands()
+OPTIONS = all_commands()
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def words(text: str) -> str:
     return " ".join(re.sub(r"^[│|]|[│|]$|^[╭╰+].*$", "", text, flags=re.M).split())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_help_fits_and_says_everything(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,9 +68,9 @@ def test_help_fits_and_says_everything(
     assert "None" not in text
     assert "(default: )" not in text
     said = words(text)
-    assert words((COMMANDS[name].__doc__ or "").partition("\n\n")[0]) in said
-    if not hasattr(COMMANDS[name], "subcommands"):
-        for field in option_fields(COMMANDS[name]):
+    assert words((OPTIONS[name].__doc__ or "").partition("\n\n")[0]) in said
+    if not hasattr(OPTIONS[name], "subcommands"):
+        for field in option_fields(OPTIONS[name]):
             assert words(field.text) in said
             title = field.metavar if field.is_positional else field.flag
             assert len(re.findall(rf"^[│|] {re.escape(title)} ", text, re.M)) == 1
@@ -82,7 +83,7 @@ def test_a_command_with_others_lists_them(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_every_option_stands_in_one_group_at_most() -> None:
-    for options in COMMANDS.values():
+    for options in OPTIONS.values():
         groups: dict[str, tuple[str, ...]] = getattr(options, "groups", {})
         listed = [name for names in groups.values() for name in names]
         assert len(listed) == len(set(listed))

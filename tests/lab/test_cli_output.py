@@ -15,7 +15,8 @@ import rich.console
 from rich.console import Console
 
 from tests.lab.conftest import CONFIG, TINY
-from trainact.cli import command as cli
+from trainact import cli
+from trainact.cli.exit_codes import EXIT_BROKEN_PIPE
 from trainact.lab.epoch_result import EpochResult
 from trainact.lab.progress import ComparisonProgress, make_console
 
@@ -45,7 +46,7 @@ def test_nobody_reads_any_more(arguments: list[str]) -> None:
         os.close(theirs)
         _, errors = process.communicate(timeout=120)
     assert errors == ""
-    assert process.returncode == cli.EXIT_BROKEN_PIPE == 141
+    assert process.returncode == EXIT_BROKEN_PIPE == 141
 
 
 @POSIX

@@ -48,7 +48,7 @@ from trainact.geometry import make_geometry
 from trainact.gram.cost import can_shift, cheapest_dim
 from trainact.gram.shifted import shifted_gram
 from trainact.lab.bench.profile import peak_bytes
-from trainact.statistics import ranks as sync
+from trainact.statistics import ranks
 
 Build = Callable[[], nn.Module]
 Layers = dict[str, tuple[Build, tuple[int, ...]]]
@@ -122,7 +122,7 @@ def test_an_accelerator_multiplies_all_of_a_patch() -> None:
     assert local_work(stem, "cuda").systems == 147**3 // 3 + 2 * 147**3
 
 
-# In place of sync's own limit, so that a layer may be small and above it.
+# In place of the module's own limit, so that a layer may be small and above it.
 LIMIT = 64
 
 # Inputs of the two ranks.
@@ -174,7 +174,7 @@ SENT = {
 
 def of_rank() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """What was counted and what is predicted, in a rank of two."""
-    sync.MAX_SUMMED_ENTRIES = LIMIT  # this process ends with the test
+    ranks.MAX_SUMMED_ENTRIES = LIMIT  # this process ends with the test
     found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for name, (build, shapes, dtype) in SHARED.items():
         layer = build().to(dtype)
@@ -265,9 +265,9 @@ def test_a_volume_by_hand() -> None:
 @pytest.mark.parametrize(
     ("entries", "all_rows", "num_ranks", "kind"),
     [
-        (sync.MAX_SUMMED_ENTRIES, 2, 2, "sums"),
-        (sync.MAX_SUMMED_ENTRIES + 1, sync.MAX_SUMMED_ENTRIES, 2, "rows"),
-        (sync.MAX_SUMMED_ENTRIES + 1, sync.MAX_SUMMED_ENTRIES + 1, 2, "sums"),
+        (ranks.MAX_SUMMED_ENTRIES, 2, 2, "sums"),
+        (ranks.MAX_SUMMED_ENTRIES + 1, ranks.MAX_SUMMED_ENTRIES, 2, "rows"),
+        (ranks.MAX_SUMMED_ENTRIES + 1, ranks.MAX_SUMMED_ENTRIES + 1, 2, "sums"),
         (5000, 2, 1, "none"),
     ],
 )

@@ -28,7 +28,7 @@ from tests.cases import backward, oracle_gradient, oracle_rows
 from tests.odd import ODD, Named
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 from trainact.diagnostics import diagnose
-from trainact.statistics import local as local_module
+from trainact.statistics import local
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -354,7 +354,7 @@ def test_a_frozen_weight_costs_nothing(make, compiled: bool, monkeypatch) -> Non
     x = torch.randn((2, 3, 6, 6) if isinstance(layer, nn.Conv2d) else (4, 7))
     torch._dynamo.reset()
     call = torch.compile(layer, backend="aot_eager") if compiled else layer
-    monkeypatch.setattr(local_module, "local_factor", pytest.fail)
+    monkeypatch.setattr(local, "local_factor", pytest.fail)
     call(x).sum().backward()
     assert layer.weight.grad is None
     assert all(p.grad is not None for p in layer.parameters() if p.requires_grad)

@@ -16,7 +16,7 @@ from trainact.damping import Damping
 from trainact.factor import Factor, apply_factor, factorise_rows
 from trainact.geometry import Geometry, make_geometry
 from trainact.gram.patches import extract_patches
-from trainact.statistics import operators as ops
+from trainact.statistics import operators
 
 CONV = make_geometry(4, 3, 2, 1, 1, 2, "circular", num_spatial=2)
 # Fewer rows than entries: of vectors, and of the patches of a grouped convolution.
@@ -41,7 +41,7 @@ def applied(factor: Factor) -> Tensor:
 def test_dual_factor(kind: str, dtype: torch.dtype, lam: Damping) -> None:
     shape, geometry = FEW[kind]
     x = torch.randn(shape, dtype=dtype)
-    found = ops.dual_factor(x, geometry, lam)
+    found = operators.dual_factor(x, geometry, lam)
     truth = factorise_rows(extract_patches(x, geometry), lam)
     for kind_of in (Factor.in_span, Factor.transposed):
         one, other = applied(kind_of(found)), applied(kind_of(truth))
@@ -55,8 +55,8 @@ def test_shapes_are_foretold(kind: str, dtype: torch.dtype) -> None:
 
     def results() -> list[Tensor]:
         x = torch.randn(shape, dtype=dtype)
-        factor = ops.dual_factor(x, geometry, Damping(0.3))
-        return [ops.gram(x, geometry), *factor]
+        factor = operators.dual_factor(x, geometry, Damping(0.3))
+        return [operators.gram(x, geometry), *factor]
 
     with FakeTensorMode():
         foretold = results()
@@ -72,8 +72,8 @@ def test_a_batch_of_inputs(kind: str, dim: int) -> None:
     xs = torch.randn(5, *shape, dtype=torch.float64)
 
     def results(x: Tensor) -> tuple[Tensor, ...]:
-        factor = ops.dual_factor(x, geometry, Damping(0.3))
-        return ops.gram(x, geometry), applied(factor)
+        factor = operators.dual_factor(x, geometry, Damping(0.3))
+        return operators.gram(x, geometry), applied(factor)
 
     mapped = torch.vmap(results, in_dims=dim)(xs.movedim(0, dim))
     truth = [results(x) for x in xs]

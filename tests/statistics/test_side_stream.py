@@ -15,8 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import trainact
-from trainact.statistics import local
-from trainact.statistics import side_stream as overlap
+from trainact.statistics import local, side_stream
 
 
 class Stream:
@@ -45,7 +44,7 @@ def log(monkeypatch) -> list[str]:
         yield
         told.append(f"off {stream.name}")
 
-    compute = overlap.local_factor
+    compute = side_stream.local_factor
 
     def local_factor(*arguments):
         told.append("statistics")
@@ -53,9 +52,9 @@ def log(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: main)
     monkeypatch.setattr(torch.cuda, "stream", on)
-    monkeypatch.setattr(overlap, "side_stream", lambda _: side)
-    monkeypatch.setattr(overlap, "can_overlap", lambda _: True)
-    for module in (overlap, local):
+    monkeypatch.setattr(side_stream, "side_stream", lambda _: side)
+    monkeypatch.setattr(side_stream, "can_overlap", lambda _: True)
+    for module in (side_stream, local):
         monkeypatch.setattr(module, "local_factor", local_factor)
     monkeypatch.setattr(
         torch.Tensor,
@@ -107,19 +106,14 @@ def test_off_by_default(log: list[str]) -> None:
 
 
 def test_not_on_a_cpu_nor_under_transforms(monkeypatch) -> None:
-    assert not overlap.can_overlap(torch.zeros(1))
+    assert not side_stream.can_overlap(torch.zeros(1))
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    assert overlap.can_overlap(torch.zeros(1))
+    assert side_stream.can_overlap(torch.zeros(1))
     seen = []
-    torch.func.grad(lambda x: seen.append(overlap.can_overlap(x)) or x.sum())(
+    torch.func.grad(lambda x: seen.append(side_stream.can_overlap(x)) or x.sum())(
         torch.zeros(1)
     )
     assert seen == [False]
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert not overlap.can_overlap(torch.zeros(1))
-
-
-def test_removed_with_the_layer() -> None:
-    _, layer, _ = pair()
-    assert "overlap" not in vars(trainact.remove(layer))
+    assert not side_stream.can_overlap(torch.zeros(1))
