@@ -15,6 +15,7 @@ from trainact.geometry import layer_geometry
 from .tolerances import solve_rtol
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+KINDS = ("linear", "conv1d", "conv2d", "conv3d")
 MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -37,6 +38,18 @@ class Case:
         return torch.randn(self.shape, generator=generator, dtype=torch.float64).to(
             dtype
         )
+
+    def gradients(
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        grad_z: Tensor,
+        lam: float = 0.1,
+        relative: bool = False,
+    ) -> dict[str, Tensor]:
+        """What TrAct makes of the gradients of all parameters but the bias."""
+        truth = oracle_gradient(layer, x, grad_z, lam, relative)
+        return {"weight": torch.as_tensor(truth)}
 
 
 def draw_case(rng: np.random.Generator, kind: str) -> Case:
@@ -153,9 +166,12 @@ def oracle_rtol(
 def _groups(
     layer: nn.Module, x: Tensor, grad_z: Tensor, lam: float, relative: bool
 ) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Gradient rows, rows and λ of each group."""
+    """Gradient rows, rows and λ of each group; of zeros, a relative λ is as it is."""
     rows = zip(oracle_grad_rows(layer, grad_z), oracle_rows(layer, x), strict=True)
-    return [(g, r, lam * float(np.mean(r**2)) if relative else lam) for g, r in rows]
+    return [
+        (g, r, lam * float(np.mean(r**2)) if relative and r.any() else lam)
+        for g, r in rows
+    ]
 
 
 def backward(layer: nn.Module, x: Tensor, seed: int = 1) -> tuple[Tensor, Tensor]:

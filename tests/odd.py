@@ -21,6 +21,10 @@ from .cases import Case, oracle_gradient
 Parameters = dict[str, Tensor]
 
 
+def its_own(_layer: nn.Module, named: Parameters) -> Tensor:
+    return named["weight"]
+
+
 @dataclass(frozen=True)
 class OddCase(Case):
     """A layer of a class of its own.
@@ -29,13 +33,11 @@ class OddCase(Case):
         make: builds it, in float32.
         effective: (layer, parameters) -> the weight that meets the input.
         pads: whether it pads as TensorFlow does, in its forward.
-        is_as_parent: whether it has no forward of its own.
     """
 
     make: Callable[[], nn.Module] = nn.Identity
-    effective: Callable[[nn.Module, Parameters], Tensor] = lambda _, p: p["weight"]
+    effective: Callable[[nn.Module, Parameters], Tensor] = its_own
     pads: bool = False
-    is_as_parent: bool = False
 
     def layer(self, dtype: torch.dtype) -> nn.Module:
         return self.make().to(dtype)
@@ -51,7 +53,12 @@ class OddCase(Case):
         return F.pad(x, borders)
 
     def gradients(
-        self, layer: nn.Module, x: Tensor, grad_z: Tensor, lam: float = 0.1
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        grad_z: Tensor,
+        lam: float = 0.1,
+        relative: bool = False,
     ) -> Parameters:
         """What TrAct makes of the gradients of all parameters but the bias."""
         named = {
@@ -59,7 +66,7 @@ class OddCase(Case):
             for name, p in layer.named_parameters()
             if name != "bias"
         }
-        truth = oracle_gradient(layer, self.padded(layer, x), grad_z, lam)
+        truth = oracle_gradient(layer, self.padded(layer, x), grad_z, lam, relative)
         gradients = torch.autograd.grad(
             self.effective(layer, named), list(named.values()), torch.as_tensor(truth)
         )
@@ -115,7 +122,6 @@ ODD = {
         "conv",
         (3, 3, 7, 6),
         make=lambda: Named(3, 4, 3, padding=1),
-        is_as_parent=True,
     ),
     "centred linear": OddCase(
         "linear", (16, 7), make=lambda: Centred(7, 3), effective=centred
@@ -157,13 +163,11 @@ ODD = {
         (3, 4, 8, 8),
         make=lambda: parametrizations.weight_norm(nn.Conv2d(4, 6, 3, groups=2)),
         effective=weight_normed,
-        is_as_parent=True,
     ),
     "weight norm, dual": OddCase(
         "linear",
         (5, 40),
         make=lambda: parametrizations.weight_norm(nn.Linear(40, 3)),
         effective=weight_normed,
-        is_as_parent=True,
     ),
 }

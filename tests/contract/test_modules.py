@@ -1,6 +1,6 @@
 """What a layer or model under TrAct owes to the code around it.
 
-Every question is asked of the whole table `LAYERS`: identity of Parameters, state-dict
+Every question is asked of the whole table `CASES`: identity of Parameters, state-dict
 keys, hooks, modes, copies, pickles, random numbers, repr, and no cost where nothing is
 trained.
 """
@@ -10,50 +10,50 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import trainact
-from tests.odd import ODD
+from tests.odd import raw_weight
+from tests.parity.table import CASES
 from trainact.statistics import local
 
-LAYERS = {
-    "linear": (lambda: nn.Linear(6, 3), (4, 6)),
-    "linear, dual": (lambda: nn.Linear(60, 3), (4, 60)),
-    "conv1d": (lambda: nn.Conv1d(3, 4, 3, padding=1), (2, 3, 9)),
-    "conv2d": (lambda: nn.Conv2d(4, 4, 3, groups=2, bias=False), (2, 4, 9, 9)),
-    "conv3d": (lambda: nn.Conv3d(1, 4, 3, padding_mode="circular"), (2, 1, 5, 5, 5)),
-    **{
-        name: (partial(ODD[name].layer, torch.float32), ODD[name].shape)
-        for name in ("named", "centred linear", "same conv")
-    },
-}
+
+@pytest.fixture(params=CASES)
+def named(request) -> tuple[nn.Module, Tensor]:
+    case = CASES[request.param]
+    return case.layer(torch.float32), case.input(torch.float32)
 
 
-@pytest.fixture(params=LAYERS)
-def named(request):
-    build, shape = LAYERS[request.param]
-    return build(), torch.randn(shape)
+def parameter_of(layer: nn.Module) -> nn.Parameter:
+    """The weight, or what it is made of."""
+    return raw_weight(dict(layer.named_parameters()))
 
 
 def test_it_is_the_same_object_with_the_same_parameters(named) -> None:
     layer, _ = named
     parameters = list(layer.parameters())
     keys = list(layer.state_dict())
-    kind, attributes = type(layer), set(vars(layer))
-    treated = trainact.TrAct(layer)
-    assert treated is layer
-    assert isinstance(treated, kind)
-    assert isinstance(treated, trainact.TrActLayer)
-    assert [id(p) for p in treated.parameters()] == [id(p) for p in parameters]
-    assert list(treated.state_dict()) == keys
-    assert trainact.remove(treated) is layer
+    kind, attributes, shown = type(layer), set(vars(layer)), repr(layer)
+    # PyTorch makes a class for each parametrised layer.
+    own = kind.__bases__[0] if hasattr(layer, "parametrizations") else kind
+    assert trainact.TrAct(layer) is layer
+    assert isinstance(layer, own)
+    assert isinstance(layer, trainact.TrActLayer)
+    name = kind.__name__.replace(own.__name__, f"TrAct{own.__name__}")
+    assert type(layer).__name__ == name
+    assert [id(p) for p in layer.parameters()] == [id(p) for p in parameters]
+    assert list(layer.state_dict()) == keys
+    with pytest.raises(ValueError, match=r"already: change λ with layer\.lam"):
+        trainact.TrAct(layer, lam=0.3)
+    assert layer.lam == 0.1
+    assert trainact.remove(layer) is layer
     assert type(layer) is kind
     assert [id(p) for p in layer.parameters()] == [id(p) for p in parameters]
     assert set(vars(layer)) == attributes
+    assert repr(layer) == shown
 
 
 def test_mode_hooks_dtype_and_device_stay(named) -> None:
@@ -61,7 +61,7 @@ def test_mode_hooks_dtype_and_device_stay(named) -> None:
     seen = []
     layer.register_forward_hook(lambda *_: seen.append("forward"))
     layer.register_full_backward_hook(lambda *_: seen.append("backward"))
-    layer.weight.register_hook(lambda _: seen.append("weight"))
+    parameter_of(layer).register_hook(lambda _: seen.append("weight"))
     layer.eval()
     layer.double()
     trainact.TrAct(layer)
@@ -76,11 +76,11 @@ def test_an_optimizer_made_before_still_trains_it(named) -> None:
     layer, x = named
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     trainact.TrAct(layer)
-    before = layer.weight.detach().clone()
+    weight = parameter_of(layer)
+    before = weight.detach().clone()
     layer(x).square().sum().backward()
     optimizer.step()
-    expected = before - 0.1 * layer.weight.grad
-    torch.testing.assert_close(layer.weight.detach(), expected)
+    torch.testing.assert_close(weight.detach(), before - 0.1 * weight.grad)
 
 
 def test_no_random_numbers_are_consumed(named) -> None:
@@ -107,13 +107,18 @@ def reload_with_torch(layer):
 def test_copies_train_alike(named, duplicate) -> None:
     layer, x = named
     trainact.TrAct(layer, lam=0.3)
+    if hasattr(layer, "parametrizations") and duplicate is not copy.deepcopy:
+        with pytest.raises(RuntimeError, match="of parametrized modules"):
+            duplicate(layer)
+        return
     twin = duplicate(layer)
     assert type(twin) is type(layer)
     assert twin.lam == 0.3
-    assert twin.weight is not layer.weight
     for module in (layer, twin):
         module(x).square().sum().backward()
-    assert torch.equal(twin.weight.grad, layer.weight.grad)
+    for p, q in zip(layer.parameters(), twin.parameters(), strict=True):
+        assert p is not q
+        assert torch.equal(p.grad, q.grad)
 
 
 def test_a_whole_module_loads_weights_only_once_allowed() -> None:
@@ -128,17 +133,16 @@ def test_a_whole_module_loads_weights_only_once_allowed() -> None:
 
 def test_lam_is_shown_and_can_be_changed(named) -> None:
     layer, x = named
-    plain = repr(layer)
+    plain = layer.extra_repr()
     trainact.TrAct(layer, lam=0.1)
-    assert repr(layer) == f"TrAct{plain.removesuffix(')')}, lam=0.1)"
-    assert repr(layer).endswith(", lam=0.1)")
-    layer(x).sum().backward()
-    first = layer.weight.grad.clone()
-    layer.zero_grad()
-    layer.lam = 0.2
-    assert repr(layer).endswith(", lam=0.2)")
-    layer(x).sum().backward()
-    assert not torch.equal(layer.weight.grad, first)
+    gradients = []
+    for lam in (0.1, 0.2):
+        layer.lam = lam
+        assert layer.extra_repr() == f"{plain}, lam={lam}"
+        layer.zero_grad()
+        layer(x).sum().backward()
+        gradients.append(parameter_of(layer).grad.clone())
+    assert not torch.equal(*gradients)
 
 
 @pytest.mark.parametrize(
@@ -175,8 +179,9 @@ def test_no_cost_where_nothing_is_trained(named) -> None:
     layer.eval()
     layer(x)
     layer.train()
-    layer.weight.requires_grad_(False)
-    plain.weight.requires_grad_(False)
+    for module in (layer, plain):
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name == "bias")
     leaf = x.clone().requires_grad_()
     assert torch.equal(layer(leaf), plain(leaf))
     layer(leaf).sum().backward()
@@ -237,14 +242,6 @@ def test_a_replaced_forward_is_refused() -> None:
     layer.forward = lambda x: x
     with pytest.raises(ValueError, match="forward was replaced on the instance"):
         trainact.TrAct(layer)
-
-
-def test_twice_is_refused_and_leaves_the_first_alone() -> None:
-    layer = trainact.TrAct(nn.Linear(3, 3), lam=0.3)
-    message = "the layer is a TrActLinear already: change λ with layer.lam"
-    with pytest.raises(ValueError, match=message):
-        trainact.TrAct(layer)
-    assert layer.lam == 0.3
 
 
 def test_what_is_no_module_is_refused() -> None:

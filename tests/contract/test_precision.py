@@ -129,6 +129,7 @@ def images(fill: str) -> torch.Tensor:
         "0 to 255": torch.randint(0, 256, shape).float(),
         "x 1e4": torch.randn(shape) * 1e4,
         "x 1e-4": torch.randn(shape) * 1e-4,
+        "x 1e-30": torch.randn(shape) * 1e-30,
     }[fill]
 
 
@@ -141,6 +142,7 @@ FILLS = (
     "0 to 255",
     "x 1e4",
     "x 1e-4",
+    "x 1e-30",
 )
 
 
@@ -155,7 +157,7 @@ def test_numerics(fill: str, lam: float, autocast: bool, record_property) -> Non
             z = layer(x)
         z.backward(gradient_like(z))
     assert torch.isfinite(treated.weight.grad).all()
-    truth = preconditioned(plain, x, plain.weight.grad, lam)
+    truth = preconditioned(plain, x, plain.weight.grad, lam=lam)
     error = relative_error(treated.weight.grad, truth)
     bound = solve_rtol(torch.float32, oracle_rows(plain, x)[0], lam)
     record_property("relative_error", error)

@@ -1,13 +1,10 @@
 """Subclasses and parametrised layers: found out at the call, or refused with a reason.
 
-1. The parameters get the oracle's gradient of the effective weight, carried on by the
-   chain rule (`test_gradients`); nothing else changes (`test_everything_else_...`).
-2. The layer's own class stays in its MRO and comes back (`test_the_class_...`).
-3. A forward that hides its linear map is an error, never the ordinary gradient
-   (`test_a_hidden_linear_map_...`); one that hides a part of it is told once
-   (`test_a_part_...`), and what cannot be right is refused.
-
-In all ways of training: tests/contract. On several ranks: tests/distributed.
+A forward that hides its linear map is an error, never the ordinary gradient
+(`test_a_hidden_linear_map_...`); one that hides a part of it is told once
+(`test_a_part_...`), and what cannot be right is refused. That the parameters get the
+oracle's gradient of the effective weight, carried on by the chain rule, is in
+``parity``; what such a layer owes to others in ``contract``.
 """
 
 from __future__ import annotations
@@ -31,78 +28,10 @@ from trainact.diagnostics import diagnose
 from trainact.statistics import local
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", ODD)
-def test_gradients(name: str, dtype: torch.dtype) -> None:
-    case = ODD[name]
-    layer = trainact.TrAct(case.layer(dtype), lam=0.3)
-    x = case.input(dtype)
-    _, grad_z = backward(layer, x)
-    for key, truth in case.gradients(layer, x, grad_z, lam=0.3).items():
-        rtol = ORACLE_RTOL if dtype == torch.float64 else FLOAT32_PROMISE
-        assert relative_error(layer.get_parameter(key).grad, truth) < rtol, key
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_everything_else_is_untouched(name: str) -> None:
-    plain, x = ODD[name].layer(torch.float32), ODD[name].input(torch.float32)
-    treated = trainact.TrAct(copy.deepcopy(plain))
-    results = []
-    for layer in (plain, treated):
-        leaf = x.clone().requires_grad_()
-        z, _ = backward(layer, leaf)
-        results.append(
-            [z, leaf.grad, *([] if layer.bias is None else [layer.bias.grad])]
-        )
-    assert all(map(torch.equal, *results))
-    assert list(treated.state_dict()) == list(plain.state_dict())
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_the_class_stays_in_the_mro_and_comes_back(name: str) -> None:
-    layer = ODD[name].layer(torch.float32)
-    kind, parameters = type(layer), list(layer.parameters())
-    own = kind.__bases__[0] if hasattr(layer, "parametrizations") else kind
-    assert trainact.TrAct(layer) is layer
-    assert isinstance(layer, own)
-    assert isinstance(layer, trainact.TrActLayer)
-    assert type(layer).__name__ == kind.__name__.replace(
-        own.__name__, f"TrAct{own.__name__}"
-    )
-    assert "lam=0.1" in repr(layer)
-    with pytest.raises(ValueError, match="already: change λ"):
-        trainact.TrAct(layer)
-    assert trainact.remove(layer) is layer
-    assert type(layer) is kind
-    assert all(p is q for p, q in zip(layer.parameters(), parameters, strict=True))
-    assert "lam" not in repr(layer)
-
-
 def test_layers_of_one_class_share_one_class() -> None:
     first, second = (trainact.TrAct(Named(3, 4, 3)) for _ in range(2))
     assert type(first) is type(second)
     assert trainact.tract_layers(nn.Sequential(first, second)).keys() == {"0", "1"}
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_copies_train_alike(name: str) -> None:
-    layer, x = ODD[name].layer(torch.float32), ODD[name].input(torch.float32)
-    trainact.TrAct(layer, lam=0.3)
-    copies = [copy.deepcopy(layer)]
-    if hasattr(layer, "parametrizations"):
-        with pytest.raises(RuntimeError, match="of parametrized modules"):
-            pickle.dumps(layer)
-    else:
-        copies.append(pickle.loads(pickle.dumps(layer)))
-    for twin in copies:
-        assert type(twin) is type(layer)
-        assert twin.lam == 0.3
-        for module in (layer, twin):
-            module.zero_grad()
-            backward(module, x)
-        for p, q in zip(layer.parameters(), twin.parameters(), strict=True):
-            assert p is not q
-            assert torch.equal(p.grad, q.grad)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy])
@@ -113,19 +42,6 @@ def test_a_class_made_of_a_made_class_is_copied_as_it_is(copied) -> None:
     assert type(twin) is kind
     assert twin.lam == 0.3
     assert torch.equal(twin.weight, layer.weight)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [("centred linear", (16, 6)), ("std conv", (3, 5, 9, 9)), ("named", (3, 4, 7, 6))],
-)
-def test_a_wrong_input_gets_the_layers_own_error(name: str, shape) -> None:
-    layer, x = ODD[name].layer(torch.float32), torch.randn(shape)
-    with pytest.raises(RuntimeError) as plain:
-        layer(x)
-    with pytest.raises(RuntimeError) as treated:
-        trainact.TrAct(layer)(x)
-    assert str(treated.value) == str(plain.value)
 
 
 def test_spectral_norm_iterates_as_without_tract() -> None:
@@ -516,20 +432,6 @@ def test_what_cannot_be_right_is_refused(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         trainact.TrAct(layer)
     assert type(layer) is kind
-
-
-@pytest.mark.parametrize("name", ["named", "same conv"])
-def test_deferred(name: str) -> None:
-    case = ODD[name]
-    layer, x = trainact.TrAct(case.layer(torch.float64)), case.input(torch.float64)
-    _, grad_z = backward(copy.deepcopy(layer), x)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
-    with trainact.deferred(layer, optimizer) as step:
-        for part, grad_part in zip(x, grad_z, strict=True):
-            layer(part[None]).backward(grad_part[None])
-        step.precondition()
-        truth = case.gradients(layer, x, grad_z)["weight"]
-        assert relative_error(layer.weight.grad, truth) < ORACLE_RTOL
 
 
 def test_deferred_refuses_what_it_cannot_reach() -> None:

@@ -3,6 +3,8 @@
 A way trains any layer, under TrAct or plain, on one batch and says what came of it. It
 is right if the gradient under TrAct is the plain layer's gradient in the same way of
 training, times (A + λI)⁻¹ of the input, and if nothing else differs.
+
+`LAYERS` are PyTorch's own layers, `CASES` those and layers of classes of their own.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
+import trainact
 from tests.cases import Case, oracle_rows
-from tests.odd import raw_weight
+from tests.odd import ODD, its_own, raw_weight
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, low_precision_rtol
 
 LAYERS = {
@@ -76,9 +80,16 @@ LAYERS = {
         },
     ),
 }
+CASES: dict[str, Case] = LAYERS | ODD
 FEW = ("linear", "linear, dual", "conv2d, groups", "conv2d, dual")
-IMAGES = ("conv2d, groups", "conv2d, reflect", "conv2d, dual")
+# One of each kind: pads by itself, makes another weight (dual, too), is parametrised.
+FEW_ODD = ("same conv", "centred linear", "scaled std conv, dual", "weight norm")
 VOLUMES = ("conv3d", "conv3d, circular")
+IMAGES = tuple(
+    name for name, case in CASES.items() if case.kind == "conv" and len(case.shape) == 4
+)
+# `deferred` refuses the others, whose weight is made of other parameters.
+DEFERRABLE = (*LAYERS, *(name for name in ODD if ODD[name].effective is its_own))
 
 
 class Result(NamedTuple):
@@ -86,8 +97,12 @@ class Result(NamedTuple):
 
     z: Tensor
     grad_z: Tensor
-    weight: Tensor
-    bias: Tensor | None
+    gradients: dict[str, Tensor]
+
+    @property
+    def weight(self) -> Tensor:
+        """The gradient of the parameter that is or makes the weight."""
+        return raw_weight(self.gradients)
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,8 @@ class Way:
         run: trains a layer on one batch.
         dtype: of the model and its input.
         work: in which the plain gradient is computed, if less precise.
-        layers: of `LAYERS`, those that it is tried on.
+        layers: of `CASES`, those that it is tried on.
+        settings: of TrAct, beside λ.
         same_forward: whether outputs are bit-identical to the plain layer's.
         view: what the layer is given instead of a batch as it comes.
     """
@@ -106,9 +122,14 @@ class Way:
     run: Callable[[nn.Module, Tensor], Result]
     dtype: torch.dtype = torch.float32
     work: torch.dtype | None = None
-    layers: tuple[str, ...] = tuple(LAYERS)
+    layers: tuple[str, ...] = tuple(CASES)
+    settings: dict[str, Any] = field(default_factory=dict)
     same_forward: bool = True
     view: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def relative(self) -> bool:
+        return self.settings.get("relative", False)
 
     @property
     def rtol(self) -> float:
@@ -126,7 +147,12 @@ class Way:
 
 
 def preconditioned(
-    layer: nn.Module, x: Tensor, grad: Tensor, lam: float = 0.1, project: bool = True
+    layer: nn.Module,
+    x: Tensor,
+    grad: Tensor,
+    lam: float = 0.1,
+    relative: bool = False,
+    project: bool = True,
 ) -> np.ndarray:
     """A gradient times (A + λI)⁻¹ of the input, in float64.
 
@@ -138,7 +164,10 @@ def preconditioned(
     grad_GOP = grad.detach().double().numpy().reshape(groups, -1, size)
     if project and num_rows < size:
         grad_GOP = grad_GOP @ np.linalg.pinv(rows_GNP) @ rows_GNP
-    system = rows_GNP.swapaxes(1, 2) @ rows_GNP / num_rows + lam * np.eye(size)
+    damping = lam * np.ones((groups, 1, 1))
+    if relative:
+        damping *= np.mean(rows_GNP**2, axis=(1, 2), keepdims=True)
+    system = rows_GNP.swapaxes(1, 2) @ rows_GNP / num_rows + damping * np.eye(size)
     solved = np.linalg.solve(system, grad_GOP.swapaxes(1, 2)).swapaxes(1, 2)
     return solved.reshape(grad.shape)
 
@@ -156,8 +185,7 @@ def result(layer: nn.Module, z: Tensor) -> Result:
 
 
 def from_gradients(z: Tensor, gradients: dict[str, Tensor]) -> Result:
-    weight = raw_weight(gradients)
-    return Result(z.detach(), gradient_like(z), weight, gradients.get("bias"))
+    return Result(z.detach(), gradient_like(z), gradients)
 
 
 def eager(layer: nn.Module, x: Tensor) -> Result:
@@ -381,6 +409,22 @@ def channels_last(layer: nn.Module, x: Tensor) -> Result:
     return eager(layer.to(memory_format=last), x.to(memory_format=last))
 
 
+def micro_batches(layer: nn.Module, x: Tensor) -> Result:
+    """One sample after the other; under TrAct, deferred to the step."""
+    with torch.no_grad():
+        z = layer(x)
+    grad_z = gradient_like(z)
+    parts = [(x, grad_z)]
+    if x.ndim >= layer.weight.ndim:  # otherwise it is one sample without a batch
+        parts = list(zip(x.split(1), grad_z.split(1), strict=True))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    is_tract = isinstance(layer, trainact.TrActLayer)
+    with trainact.deferred(layer, optimizer) if is_tract else nullcontext():
+        for part, grad_part in parts:
+            layer(part).backward(grad_part)
+    return result(layer, z)
+
+
 def aot_eager(**options: Any) -> Callable[[nn.Module, Tensor], Result]:
     return partial(compiled, backend="aot_eager", fullgraph=True, **options)
 
@@ -412,17 +456,28 @@ WAYS = {
     "anomaly mode": Way(anomaly_mode),
     "saved tensors offloaded": Way(partial(through, offloaded)),
     "compile": Way(aot_eager()),
-    "compile, dynamic": Way(aot_eager(dynamic=True), layers=FEW),
-    "compile, whole step": Way(compiled_step, layers=FEW),
-    "compile of func.grad": Way(compiled_func_grad),
-    "compile of checkpoint": Way(partial(through, compiled_checkpoint), layers=FEW),
-    "checkpoint of compile": Way(partial(through, checkpointed_compiled), layers=FEW),
+    "compile, dynamic": Way(aot_eager(dynamic=True), layers=FEW + FEW_ODD),
+    "compile, whole step": Way(compiled_step, layers=FEW + FEW_ODD),
+    "compile of func.grad": Way(compiled_func_grad, layers=FEW + FEW_ODD),
+    # Dynamo enters no torch function mode, which a forward of its own needs, inside a
+    # checkpoint without breaking the graph there; test_compile.py allows it that.
+    "compile of checkpoint": Way(
+        partial(through, compiled_checkpoint), layers=(*FEW, "named", "weight norm")
+    ),
+    "checkpoint of compile": Way(
+        partial(through, checkpointed_compiled), layers=FEW + FEW_ODD
+    ),
     "functional_call": Way(functional_call),
     "func.grad": Way(func_grad),
     "func.grad, float64": Way(func_grad, dtype=torch.float64),
     "func.vjp": Way(func_vjp),
     "func.jacrev": Way(func_jacrev),
-    "func.jacfwd": Way(func_jacfwd, dtype=torch.float64),
+    # torch has no forward mode for its weight norm
+    "func.jacfwd": Way(
+        func_jacfwd,
+        dtype=torch.float64,
+        layers=tuple(name for name in CASES if "weight norm" not in name),
+    ),
     "ensemble": Way(ensemble, same_forward=False),
     "vmap of grad": Way(per_sample, same_forward=False),
     "checkpoint, reentrant": Way(
@@ -448,4 +503,23 @@ WAYS = {
     "reversed strides": Way(eager, view=lambda x: x.mT.contiguous().mT),
     # Rows that repeat: in float32 the condition number alone takes a digit and a half.
     "expanded": Way(eager, dtype=torch.float64, view=lambda x: x[:1].expand(x.shape)),
+    "deferred": Way(micro_batches, dtype=torch.float64, layers=DEFERRABLE),
+    "relative λ": Way(eager, dtype=torch.float64, settings={"relative": True}),
+    "relative λ, compile": Way(
+        aot_eager(), dtype=torch.float64, layers=FEW, settings={"relative": True}
+    ),
+    "relative λ, func.grad": Way(
+        func_grad, dtype=torch.float64, settings={"relative": True}
+    ),
+    "relative λ, deferred": Way(
+        micro_batches,
+        dtype=torch.float64,
+        layers=DEFERRABLE,
+        settings={"relative": True},
+    ),
+    "relative λ, estimate": Way(
+        eager,
+        dtype=torch.float64,
+        settings={"relative": True, "estimate": trainact.Estimate(every=2)},
+    ),
 }
