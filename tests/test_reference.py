@@ -5,6 +5,12 @@
 - Lemma 1: the normal equations hold (`test_normal_equations`).
 - Lemma 2, both ways (`test_lemma_2`).
 - Woodbury: the dual form is the same (`test_dual_form`).
+- λ -> inf: λ ΔW -> G (`test_large_damping_is_the_plain_gradient`).
+- N < P and λ -> 0: activations move exactly as proposed (`test_activations_move`).
+- A rotation of the patch space rotates the update (`test_rotation`).
+- X -> cX with λ -> c²λ leaves the change of the activations alone (`test_contrast`).
+- Order and multiplicity of the samples do not matter (`test_samples`).
+- The update descends (`test_descent`).
 - Its patches give torch's convolution gradient (`test_unfold`).
 """
 
@@ -18,8 +24,11 @@ from hypothesis import strategies as st
 
 from trainact import reference
 
-from .cases import backward, draw_case, oracle_grad_rows, oracle_rows
+from .cases import KINDS, backward, draw_case, oracle_grad_rows, oracle_rows
 from .tolerances import ORACLE_RTOL, relative_error
+
+ROWS = st.sampled_from([1, 4, 7, 8, 30])
+SEEDS = st.integers(0, 10_000)
 
 
 def problem(rows: int = 9, entries: int = 6, outputs: int = 4, seed: int = 0):
@@ -90,7 +99,61 @@ def test_dual_form(rows: int) -> None:
     assert relative_error(dual, primal) < ORACLE_RTOL
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv1d", "conv2d", "conv3d"])
+@given(rows=ROWS, seed=SEEDS)
+def test_large_damping_is_the_plain_gradient(rows: int, seed: int) -> None:
+    x, _, _, grad_z = problem(rows, seed=seed)
+    lam = 1e12
+    scaled = lam * reference.tract_gradient(grad_z, x, lam)
+    assert relative_error(scaled, reference.weight_gradient(grad_z, x)) < ORACLE_RTOL
+
+
+def test_activations_move() -> None:
+    x, _, _, grad_z = problem(rows=4, entries=12)
+    lam = 1e-9
+    # ΔW = -η b grad_zᵀ X⁺ for λ -> 0, so that X ΔWᵀ = -η b grad_z (Eq. 3).
+    moved = x @ -reference.tract_gradient(grad_z, x, lam).T
+    assert relative_error(moved, -4 * grad_z) < 1e3 * lam
+
+
+@given(rows=ROWS, seed=SEEDS)
+def test_rotation(rows: int, seed: int) -> None:
+    x, _, _, grad_z = problem(rows, seed=seed)
+    q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((6, 6)))
+    rotated = reference.tract_gradient(grad_z, x @ q.T, 0.1)
+    plain = reference.tract_gradient(grad_z, x, 0.1)
+    assert relative_error(rotated, plain @ q.T) < ORACLE_RTOL
+
+
+@given(rows=ROWS, seed=SEEDS, contrast=st.sampled_from([0.01, 0.5, 3.0, 100.0]))
+def test_contrast(rows: int, seed: int, contrast: float) -> None:
+    x, _, _, grad_z = problem(rows, seed=seed)
+    moved = x @ reference.tract_gradient(grad_z, x, 0.1).T
+    scaled = contrast * x
+    tract = reference.tract_gradient(grad_z, scaled, 0.1 * contrast**2)
+    assert relative_error(scaled @ tract.T, moved) < ORACLE_RTOL
+
+
+@given(rows=ROWS, seed=SEEDS)
+def test_samples(rows: int, seed: int) -> None:
+    x, _, _, grad_z = problem(rows, seed=seed)
+    once = reference.tract_gradient(grad_z, x, 0.1)
+    order = np.random.default_rng(seed).permutation(rows)
+    permuted = reference.tract_gradient(grad_z[order], x[order], 0.1)
+    assert relative_error(permuted, once) < ORACLE_RTOL
+    # A loss that averages halves each sample's gradient when the batch is doubled.
+    halves = np.concatenate([grad_z, grad_z]) / 2
+    twice = reference.tract_gradient(halves, np.concatenate([x, x]), 0.1)
+    assert relative_error(twice, once) < ORACLE_RTOL
+
+
+@given(rows=ROWS, seed=SEEDS)
+def test_descent(rows: int, seed: int) -> None:
+    x, _, _, grad_z = problem(rows, seed=seed)
+    tract = reference.tract_gradient(grad_z, x, 0.1)
+    assert np.sum(tract * reference.weight_gradient(grad_z, x)) > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_unfold(kind: str) -> None:
     rng = np.random.default_rng(4)
     for _ in range(25):
