@@ -7,8 +7,8 @@
   both orders (`test_hessian_products`).
 - The layer's derivatives that are not the weight's are the ordinary ones to any order
   (`test_gradcheck`, `test_jvp_of_the_input`).
-- A gradient penalty has every use of the weight preconditioned
-  (`test_gradient_penalty`).
+
+Gradient penalties: ``test_span.py``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch.func import (
 
 import trainact
 from tests.cases import oracle_gradient
-from tests.parity.table import LAYERS, gradient_like, preconditioned
+from tests.parity.table import FEW, LAYERS, gradient_like
 from tests.tolerances import ORACLE_RTOL, relative_error
 
 
@@ -48,9 +48,14 @@ def detached(layer: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in layer.named_parameters()}
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_per_sample_gradients(pair, compiled: bool) -> None:
-    layer, _, x = pair
+# Compiling takes a second for each.
+@pytest.mark.parametrize(
+    ("name", "compiled"),
+    [(name, False) for name in LAYERS] + [(name, True) for name in FEW],
+)
+def test_per_sample_gradients(name: str, compiled: bool) -> None:
+    case = LAYERS[name]
+    layer, x = trainact.TrAct(case.layer(torch.float64)), case.input(torch.float64)
     grad_z = gradient_like(layer(x))
 
     def loss(parameters, sample, grad_sample):
@@ -153,29 +158,3 @@ def test_gradcheck(pair) -> None:
     check = {"fast_mode": True}  # along random directions, not entry by entry
     assert torch.autograd.gradcheck(call, inputs, check_forward_ad=True, **check)
     assert torch.autograd.gradgradcheck(call, inputs, **check)
-
-
-@pytest.mark.parametrize("how", ["autograd", "func"])
-def test_gradient_penalty(pair, how: str) -> None:
-    layer, plain, x = pair
-    gradients = []
-    for module in (layer, plain):
-        leaf = x.clone().requires_grad_()
-        if how == "autograd":
-            (grad_x,) = torch.autograd.grad(
-                module(leaf).tanh().sum(), leaf, create_graph=True
-            )
-            grad_x.square().sum().backward()
-            gradients.append(module.weight.grad)
-            continue
-
-        def penalty(weight, module=module):
-            def loss(x):
-                return functional_call(module, {"weight": weight}, (x,)).tanh().sum()
-
-            return grad(loss)(x).square().sum()
-
-        gradients.append(grad(penalty)(module.weight.detach()))
-    treated, ordinary = gradients
-    truth = preconditioned(plain, x, ordinary, project=False)
-    assert relative_error(treated, truth) < ORACLE_RTOL

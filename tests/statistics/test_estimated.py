@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 import trainact
 from tests.cases import oracle_gradient, oracle_rows
 from tests.odd import ODD, raw_weight
-from tests.parity.table import FEW, LAYERS, gradient_like
+from tests.parity.table import CASES, FEW, LAYERS, gradient_like
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error, solve_rtol
 from trainact import Estimate
 from trainact.geometry import Geometry, layer_geometry
@@ -40,7 +40,7 @@ CALLS = 7
 
 def inputs(name: str, calls: int = CALLS, dtype: torch.dtype = torch.float64):
     """Batches whose statistics differ: each of another scale."""
-    case = (LAYERS | ODD)[name]
+    case = CASES[name]
     return [(1 + t) * case.input(dtype, seed=t) for t in range(calls)]
 
 
@@ -48,7 +48,7 @@ def layers(
     name: str, estimate: Estimate | None, dtype: torch.dtype = torch.float64, **options
 ) -> tuple[nn.Module, nn.Module]:
     """(plain, under TrAct with an estimate)."""
-    plain = (LAYERS | ODD)[name].layer(dtype)
+    plain = CASES[name].layer(dtype)
     treated = trainact.TrAct(copy.deepcopy(plain), LAM, estimate=estimate, **options)
     return plain, treated
 
@@ -576,7 +576,7 @@ def test_transforms_are_refused() -> None:
 
 # Dynamo looks at the .grad of whatever a graph starts with.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-@pytest.mark.parametrize("name", [*FEW, "std conv"])
+@pytest.mark.parametrize("name", ["linear, dual", "conv2d, groups", "std conv"])
 def test_compiled_code_does_not_freeze_the_factor(name: str) -> None:
     torch._dynamo.reset()
     _, layer = layers(name, Estimate(2, 0.5), torch.float32)
