@@ -83,9 +83,9 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 COMMANDS = dict(commands())
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_every_block_says_its_language(block: Block) -> None:
-    assert block.language in LANGUAGES
+def test_every_block_says_its_language() -> None:
+    """What has another one would not be tested."""
+    assert not [str(block) for block in BLOCKS if block.language not in LANGUAGES]
 
 
 @pytest.mark.parametrize("page", CODE, ids=lambda page: page.name)
@@ -158,14 +158,3 @@ def test_links_and_pictures_exist(page: Path) -> None:
             target = str(child.attrGet("href") or child.attrGet("src") or "#")
             if not target.startswith(("#", "http")):
                 assert (page.parent / target.partition("#")[0]).is_file(), target
-
-
-def test_the_readme_names_the_two_commands() -> None:
-    words = [words for where, words in COMMANDS.items() if where.startswith("README")]
-    assert ["make", "compare"] in words
-    assert ["make", "test"] in words
-
-
-def test_there_is_enough_to_test() -> None:
-    assert sum(block.language == "python" for block in BLOCKS) > 25
-    assert len(COMMANDS) > 40

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import trainact
-from tests.odd import ODD
-from tests.parity.table import CASES, LAYERS
+from tests.parity.table import CASES, FEWEST, LAYERS
 from tests.tolerances import FLOAT32_PROMISE, relative_error
 
 
@@ -51,8 +50,12 @@ def targets(graph: torch.fx.Graph) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_torch_export(models: Models, strict: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "strict"),
+    [(name, False) for name in CASES] + [(name, True) for name in FEWEST],
+)
+def test_torch_export(name: str, strict: bool) -> None:
+    models = Models(name)
     treated, plain = (
         torch.export.export(m, (models.x,), strict=strict) for m in models.both
     )
@@ -63,14 +66,6 @@ def test_torch_export(models: Models, strict: bool) -> None:
     buffer.seek(0)
     loaded = torch.export.load(buffer).module()
     assert torch.equal(loaded(models.x), models.plain(models.x))
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_torch_export_of_odd_layers(name: str) -> None:
-    models = Models(name)
-    treated, plain = (torch.export.export(m, (models.x,)) for m in models.both)
-    assert targets(treated.graph) == targets(plain.graph)
-    assert torch.equal(treated.module()(models.x), models.plain(models.x))
 
 
 def test_torch_export_for_any_batch_size() -> None:

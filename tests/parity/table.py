@@ -84,6 +84,8 @@ CASES: dict[str, Case] = LAYERS | ODD
 FEW = ("linear", "linear, dual", "conv2d, groups", "conv2d, dual")
 # One of each kind: pads by itself, makes another weight (dual, too), is parametrised.
 FEW_ODD = ("same conv", "centred linear", "scaled std conv, dual", "weight norm")
+# One of each form and kind, for what takes seconds.
+FEWEST = ("linear, dual", "conv2d, groups", "centred linear", "weight norm")
 VOLUMES = ("conv3d", "conv3d, circular")
 IMAGES = tuple(
     name for name, case in CASES.items() if case.kind == "conv" and len(case.shape) == 4
@@ -457,15 +459,16 @@ WAYS = {
     "saved tensors offloaded": Way(partial(through, offloaded)),
     "compile": Way(aot_eager()),
     "compile, dynamic": Way(aot_eager(dynamic=True), layers=FEW + FEW_ODD),
-    "compile, whole step": Way(compiled_step, layers=FEW + FEW_ODD),
-    "compile of func.grad": Way(compiled_func_grad, layers=FEW + FEW_ODD),
+    "compile, whole step": Way(compiled_step, layers=FEWEST),
+    "compile of func.grad": Way(compiled_func_grad, layers=FEWEST),
     # Dynamo enters no torch function mode, which a forward of its own needs, inside a
     # checkpoint without breaking the graph there; test_compile.py allows it that.
     "compile of checkpoint": Way(
-        partial(through, compiled_checkpoint), layers=(*FEW, "named", "weight norm")
+        partial(through, compiled_checkpoint),
+        layers=("linear, dual", "conv2d, groups", "named", "weight norm"),
     ),
     "checkpoint of compile": Way(
-        partial(through, checkpointed_compiled), layers=FEW + FEW_ODD
+        partial(through, checkpointed_compiled), layers=FEWEST
     ),
     "functional_call": Way(functional_call),
     "func.grad": Way(func_grad),

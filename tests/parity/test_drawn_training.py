@@ -225,7 +225,7 @@ def is_raised_by_trainact(error: BaseException) -> bool:
     lam=st.sampled_from([1e-3, 0.1, 1.0]),
     grad_x=st.booleans(),
 )
-@examples(300)
+@examples(150)
 def test_exact_or_refused(
     way: Way,
     kind: str,

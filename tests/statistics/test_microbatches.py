@@ -73,8 +73,10 @@ def worst(found: list[Tensor], truth: list[Tensor]) -> float:
 
 
 @pytest.mark.parametrize("sizes", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("kind", problems.FIRST)
+@pytest.mark.parametrize(
+    ("kind", "optimizer"),
+    [*((kind, "sgd") for kind in problems.FIRST), ("conv", "adam"), ("conv", "adamw")],
+)
 def test_micro_batches_are_the_batch(
     kind: str, optimizer: str, sizes: list[int]
 ) -> None:
@@ -82,11 +84,10 @@ def test_micro_batches_are_the_batch(
     assert worst(train(kind, torch.float64, optimizer, sizes), truth) < ORACLE_RTOL
 
 
-@pytest.mark.parametrize("sizes", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
 @pytest.mark.parametrize("kind", problems.FIRST)
-def test_micro_batches_are_the_batch_in_float32(kind: str, sizes: list[int]) -> None:
+def test_micro_batches_are_the_batch_in_float32(kind: str) -> None:
     truth = train(kind, torch.float32, "sgd", None)
-    assert worst(train(kind, torch.float32, "sgd", sizes), truth) < FLOAT32_PROMISE
+    assert worst(train(kind, torch.float32, "sgd", UNEQUAL), truth) < FLOAT32_PROMISE
 
 
 @pytest.mark.parametrize("kind", ["conv", "wide linear, few rows"])
