@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from trainact import reference
-from trainact.geometry import layer_geometry
+from trainact.geometry import Geometry, layer_geometry
 
 from .tolerances import solve_rtol
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-KINDS = ("linear", "conv1d", "conv2d", "conv3d")
+CONV_KINDS = ("conv1d", "conv2d", "conv3d")
+KINDS = ("linear", *CONV_KINDS)
 MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -55,6 +57,23 @@ class Case:
 def draw_case(rng: np.random.Generator, kind: str) -> Case:
     """Draw settings that torch accepts: kind is linear, conv1d, conv2d or conv3d."""
     return _draw_linear(rng) if kind == "linear" else _draw_conv(rng, int(kind[4]))
+
+
+def drawn_convs(
+    kind: str, count: int, seed: int, dtype: torch.dtype = torch.float64
+) -> Iterator[tuple[Case, nn.Module, Tensor, Geometry]]:
+    """Drawn convolutions with the batch that they take and their geometry."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        case = draw_case(rng, kind)
+        layer, x = case.layer(dtype), case.input(dtype)
+        geometry = layer_geometry(layer)
+        yield (
+            case,
+            layer,
+            x if x.ndim == geometry.num_spatial + 2 else x[None],
+            geometry,
+        )
 
 
 def _draw_linear(rng: np.random.Generator) -> Case:

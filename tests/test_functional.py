@@ -82,3 +82,25 @@ def test_nothing_is_computed_for_a_frozen_weight() -> None:
 def test_arguments_are_checked(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(nn.Parameter(torch.zeros(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"groups": 2}, "groups=2 does not divide the input's 3 channels"),
+        ({"padding_mode": "mirror"}, "padding_mode 'mirror' is not one of zeros"),
+        ({"kernel_size": (3, 3, 3)}, "has 3 values, but the input has 2 spatial"),
+        ({"stride": 0}, r"stride=\(0, 0\) must be at least 1"),
+        ({"padding": "full"}, "padding 'full' is not known"),
+        ({"kernel_size": 9}, "has no patches of size"),
+    ],
+)
+def test_settings_are_checked(change, message) -> None:
+    arguments = {"kernel_size": 3, **change}
+    with pytest.raises(ValueError, match=message):
+        functional.patch_gram(torch.randn(2, 3, 8, 8), **arguments)
+
+
+def test_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected \[batch, channels, \*spatial\]"):
+        functional.patch_gram(torch.randn(3, 8), 3)

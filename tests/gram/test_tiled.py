@@ -1,4 +1,4 @@
-"""Geometry, explicit patches and the tiled Gram matrix.
+"""Explicit patches and the tiled Gram matrix.
 
 Claims: the Gram is the explicit patches' second moment over drawn geometries; how it is
 cut into tiles does not matter; no tile is larger than the bound, so that the unfolded
@@ -11,50 +11,27 @@ import numpy as np
 import pytest
 import torch
 
-import trainact
-from tests.cases import draw_case, oracle_rows
+from tests.cases import CONV_KINDS, drawn_convs, oracle_rows
 from tests.tolerances import GRAM_EPS, ORACLE_RTOL, relative_error
-from trainact.geometry import Geometry, layer_geometry, make_geometry
+from trainact.geometry import Geometry, make_geometry
 from trainact.gram import matmul, tiled
 from trainact.gram.patches import extract_patches
 from trainact.gram.route import compute_gram
 from trainact.gram.tiled import tiled_gram
 
-CONVS = ("conv1d", "conv2d", "conv3d")
 
-
-def drawn(kind: str, count: int, seed: int, dtype=torch.float64):
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        case = draw_case(rng, kind)
-        layer, x = case.layer(dtype), case.input(dtype)
-        geometry = layer_geometry(layer)
-        images = x if x.ndim == geometry.num_spatial + 2 else x[None]
-        yield case, layer, images, geometry
-
-
-@pytest.mark.parametrize("kind", CONVS)
-def test_geometry_predicts_the_output(kind: str) -> None:
-    for case, layer, images, geometry in drawn(kind, 60, seed=0):
-        output = layer(images)
-        spatial = images.shape[2:]
-        assert geometry.output_size(spatial) == tuple(output.shape[2:]), case
-        assert geometry.num_entries == layer.weight[0].numel(), case
-        assert geometry.num_rows(images.shape) == output[:, 0].numel(), case
-
-
-@pytest.mark.parametrize("kind", CONVS)
+@pytest.mark.parametrize("kind", CONV_KINDS)
 def test_patches_are_the_oracles(kind: str) -> None:
-    for case, layer, images, geometry in drawn(kind, 40, seed=1):
+    for case, layer, images, geometry in drawn_convs(kind, 40, seed=1):
         patches = extract_patches(images, geometry).numpy()
         assert np.array_equal(patches, oracle_rows(layer, images)), case
 
 
 @pytest.mark.parametrize("tile_bytes", [1, 400, 4 * 2**20])
-@pytest.mark.parametrize("kind", CONVS)
+@pytest.mark.parametrize("kind", CONV_KINDS)
 def test_gram_is_the_patches_second_moment(kind, tile_bytes, monkeypatch) -> None:
     monkeypatch.setattr(matmul, "TILE_BYTES", tile_bytes)
-    for case, layer, images, geometry in drawn(kind, 40, seed=2):
+    for case, layer, images, geometry in drawn_convs(kind, 40, seed=2):
         rows = oracle_rows(layer, images)
         truth = np.einsum("gnp,gnq->gpq", rows, rows)
         assert relative_error(tiled_gram(images, geometry), truth) < ORACLE_RTOL, case
@@ -92,25 +69,3 @@ def test_memory_formats_agree() -> None:
     last = x.to(memory_format=torch.channels_last)
     plain, other = compute_gram(x, geometry), compute_gram(last, geometry)
     assert relative_error(other, plain) < ORACLE_RTOL
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"groups": 2}, "groups=2 does not divide the input's 3 channels"),
-        ({"padding_mode": "mirror"}, "padding_mode 'mirror' is not one of zeros"),
-        ({"kernel_size": (3, 3, 3)}, "has 3 values, but the input has 2 spatial"),
-        ({"stride": 0}, r"stride=\(0, 0\) must be whole numbers of at least 1"),
-        ({"padding": "full"}, "padding 'full' is not known"),
-        ({"kernel_size": 9}, "has no patches of size"),
-    ],
-)
-def test_functional_arguments_are_checked(change, message) -> None:
-    arguments = {"kernel_size": 3, **change}
-    with pytest.raises(ValueError, match=message):
-        trainact.functional.patch_gram(torch.randn(2, 3, 8, 8), **arguments)
-
-
-def test_functional_refuses_other_ranks() -> None:
-    with pytest.raises(ValueError, match=r"expected \[batch, channels, \*spatial\]"):
-        trainact.functional.patch_gram(torch.randn(3, 8), 3)
