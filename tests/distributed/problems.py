@@ -133,9 +133,9 @@ def counted_collectives() -> Iterator[list[str]]:
         return call
 
     for name in plain:
-        setattr(ranks.dist, name, counting(name))
+        setattr(dist, name, counting(name))
     try:
         yield calls
     finally:
         for name, function in plain.items():
-            setattr(ranks.dist, name, function)
+            setattr(dist, name, function)

@@ -595,24 +595,6 @@ def test_autocast_and_half_precision() -> None:
     assert list(trainact.first_layers(model.half(), IMAGE.half())) == ["layer"]
 
 
-class TwoScales(nn.Module):
-    """Which of its layers see an image cannot be told from the structure."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fine, self.coarse = nn.Conv2d(3, 4, 4, 4), nn.Conv2d(3, 4, 8, 8)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x):
-        return self.head((self.fine(x).mean((2, 3)) + self.coarse(x).mean((2, 3))) / 2)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_made_up_inputs_have_the_precision_of_the_model(dtype: torch.dtype) -> None:
-    model = TwoScales().to(dtype)
-    assert list(trainact.first_layers(model)) == ["fine", "coarse"]
-
-
 @pytest.mark.gpu
 def test_a_model_on_an_accelerator() -> None:
     if not torch.cuda.is_available():
