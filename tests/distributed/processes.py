@@ -25,7 +25,7 @@ SECONDS = 75
 # Every rank is a fresh process, but torch is imported once for all of them.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    [__name__, "torch.distributed.checkpoint", "torch.distributed.fsdp", "trainact"]
+    [__name__, "torch.distributed.checkpoint", "torch.distributed.fsdp", "trainact.api"]
 )
 
 
