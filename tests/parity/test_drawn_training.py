@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 import trainact
 from tests.cases import Case, draw_case, oracle_grad_rows, oracle_rows
 from tests.drawing import examples
+from tests.sam import Sam
 from tests.tolerances import FLOAT32_PROMISE, solve_rtol
 from trainact import reference
 
@@ -76,33 +77,10 @@ class Recorder(torch.optim.SGD):
         return super().step(closure)
 
 
-class SharpnessAware(torch.optim.Optimizer):
-    """SAM: a gradient at a point uphill, stepped with by another optimizer."""
-
-    def __init__(self, base: torch.optim.Optimizer) -> None:
-        super().__init__(base.param_groups, {})
-        self.base = base
-        self.param_groups = base.param_groups
-
-    @torch.no_grad()
-    def climb(self) -> None:
-        for parameter in self.param_groups[0]["params"]:
-            uphill = 0.05 * parameter.grad / (parameter.grad.norm() + 1e-12)
-            self.state[parameter]["uphill"] = uphill
-            parameter.add_(uphill)
-        self.zero_grad()
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        for parameter in self.param_groups[0]["params"]:
-            parameter.sub_(self.state[parameter]["uphill"])
-        return self.base.step(closure)
-
-
 OPTIMIZERS: dict[str, Callable[[Recorder], torch.optim.Optimizer]] = {
     "sgd": lambda base: base,
     "lookahead": Lookahead,
-    "sam": SharpnessAware,
+    "sam": Sam,
 }
 
 
@@ -171,7 +149,7 @@ def train(layer: nn.Module, way: Way, data: Data) -> Tensor:
 
     def step() -> None:
         accumulate()
-        if isinstance(optimizer, SharpnessAware):
+        if isinstance(optimizer, Sam):
             optimizer.climb()
             accumulate()
         optimizer.step()

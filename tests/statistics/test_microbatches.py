@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import trainact
 from tests.distributed import problems
+from tests.sam import Sam
 from tests.tolerances import FLOAT32_PROMISE, ORACLE_RTOL, relative_error
 
 BATCH = 12
@@ -274,31 +275,6 @@ def test_a_gradient_added_by_hand_is_refused(first: str) -> None:
         optimizer.zero_grad()
 
 
-class Sam(torch.optim.Optimizer):
-    """Sharpness-aware minimisation: a step up, then the inner optimizer's step."""
-
-    def __init__(self, inner: torch.optim.Optimizer) -> None:
-        super().__init__(inner.param_groups, {})
-        self.inner = inner
-        self.param_groups = inner.param_groups
-
-    @torch.no_grad()
-    def first_step(self) -> None:
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        norm = torch.stack([p.grad.norm() for p in parameters]).norm()
-        for p in parameters:
-            self.state[p]["up"] = 0.05 * p.grad / norm
-            p.add_(self.state[p]["up"])
-        self.zero_grad()
-
-    @torch.no_grad()
-    def second_step(self) -> None:
-        for p, state in self.state.items():
-            p.sub_(state["up"])
-        self.inner.step()
-        self.zero_grad()
-
-
 @pytest.mark.parametrize("wrapper", ["lookahead", "sam"])
 def test_an_optimizer_inside_another(wrapper: str) -> None:
     def train_wrapped(sizes: list[int], defers: bool) -> list[Tensor]:
@@ -310,12 +286,10 @@ def test_an_optimizer_inside_another(wrapper: str) -> None:
                 backward(model, x, y, sizes)
                 if wrapper == "sam":
                     precondition()
-                    outer.first_step()
+                    outer.climb()
                     backward(model, x, y, sizes)
-                    outer.second_step()
-                else:
-                    outer.step()
-                    outer.zero_grad()
+                outer.step()
+                outer.zero_grad()
 
         if defers:
             with trainact.deferred(model, outer) as step:
@@ -341,8 +315,8 @@ def test_a_closure_that_brings_the_last_micro_batch() -> None:
     assert relative_error(model[0].weight.grad, whole_gradient()) < ORACLE_RTOL
 
 
-def sam_s_first_step(optimizer: torch.optim.Optimizer) -> None:
-    Sam(optimizer).first_step()
+def climb_with_sam(optimizer: torch.optim.Optimizer) -> None:
+    Sam(optimizer).climb()
 
 
 def step_without_hooks(optimizer: torch.optim.Optimizer) -> None:
@@ -353,7 +327,7 @@ def step_without_hooks(optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("take_step", [sam_s_first_step, step_without_hooks])
+@pytest.mark.parametrize("take_step", [climb_with_sam, step_without_hooks])
 @pytest.mark.parametrize("then", ["zero_grad", "forward", "leave"])
 def test_a_step_with_the_ordinary_gradient_is_noticed(
     take_step: Callable[[torch.optim.Optimizer], None], then: str
