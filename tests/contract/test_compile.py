@@ -141,7 +141,7 @@ def gradients_of(layer: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
-        *((name, "default") for name in ("linear", "linear, dual", "std conv")),
+        *((name, "default") for name in ("linear, dual", "std conv")),
         pytest.param("weight norm", "default", marks=needs_torch_29),
         # Without a GPU there are no CUDA graphs, and the modes differ in little.
         ("conv2d, groups", "reduce-overhead"),
