@@ -90,7 +90,7 @@ def test_arguments_are_checked(call, message: str) -> None:
         ({"groups": 2}, "groups=2 does not divide the input's 3 channels"),
         ({"padding_mode": "mirror"}, "padding_mode 'mirror' is not one of zeros"),
         ({"kernel_size": (3, 3, 3)}, "has 3 values, but the input has 2 spatial"),
-        ({"stride": 0}, r"stride=\(0, 0\) must be at least 1"),
+        ({"stride": 0}, r"stride=\(0, 0\) must be whole numbers of at least 1"),
         ({"padding": "full"}, "padding 'full' is not known"),
         ({"kernel_size": 9}, "has no patches of size"),
     ],

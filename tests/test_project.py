@@ -1,4 +1,4 @@
-"""The project's own promises: imports, names, documentation."""
+"""The project's own promises: imports and names."""
 
 from __future__ import annotations
 
@@ -85,13 +85,3 @@ def test_compiled_code_may_be_the_first_to_use_a_name(
     w, x = torch.zeros(2, 3, requires_grad=True), torch.randn(8, 3)
     loss(w, x).backward()
     assert w.grad is not None
-
-
-@pytest.mark.parametrize("name", [n for n in trainact.__all__ if n != "__version__"])
-def test_public_names_are_documented(name: str) -> None:
-    public = getattr(trainact, name)
-    assert inspect.getdoc(public)
-    if inspect.isfunction(public):
-        for part in ("Args:", "Returns:", "Examples:"):
-            if name != "tract_layers" or part != "Examples:":
-                assert part in inspect.getdoc(public), part
