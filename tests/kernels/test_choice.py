@@ -139,7 +139,7 @@ def test_a_wish_fails_loudly_where_a_kernel_has_limits() -> None:
 
 def test_importing_trainact_imports_no_kernel() -> None:
     code = "import sys, torch; before = set(sys.modules); import trainact; "
-    code += "print(*set(sys.modules) - before)"
+    code += "trainact.apply; print(*set(sys.modules) - before)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
