@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 
 # A rank that waits in a collective gives up first and shows where it waited.
-COLLECTIVE_SECONDS = 25
-SECONDS = 75
+COLLECTIVE_SECONDS = 50
+SECONDS = 150
 
 # Every rank is a fresh process, but torch is imported once for all of them.
 _context = multiprocessing.get_context("forkserver")
