@@ -291,10 +291,10 @@ def write_other(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (write_half, "weights.pt holds no weights that can be read"),
-        (Path.touch, "weights.pt holds no weights that can be read"),
+        (write_half, "weights.pt (it is damaged: "),
+        (Path.touch, "weights.pt (it is damaged: "),
         (Path.mkdir, "weights.pt (Is a directory)"),
-        (partial(torch.save, nn.ReLU()), "weights.pt holds no weights that can be"),
+        (partial(torch.save, nn.ReLU()), "weights.pt (it holds more than tensors"),
         (partial(torch.save, [1]), "weights.pt holds no state dict"),
         (write_other, "of another network: fc1.weight is not in them"),
     ],

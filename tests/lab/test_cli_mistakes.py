@@ -226,7 +226,7 @@ def test_report(arguments: tuple[str, ...], expected: str, says: Says) -> None:
         ((*FINETUNE, "--weights", "nowhere.pt"), "cannot read the weights nowhere.pt"),
         (
             (*FINETUNE, "--method", "vanilla", "--weights", "junk.pt"),
-            "junk.pt holds no weights that can be read",
+            "cannot read the weights junk.pt (it is damaged: ",
         ),
         (
             (*FINETUNE, "--method", "vanilla", "--weights", "other.pt"),

@@ -216,18 +216,18 @@ def test_other_settings_are_refused(changes: dict[str, str], expected: str) -> N
 def test_without_a_network_it_says_where_the_weights_belong(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def refuse(*, weights: object) -> nn.Module:
-        assert weights is VGG16_Weights.IMAGENET1K_V1
+    def refuse(url: str, *_: object) -> None:
+        assert url == VGG16_Weights.IMAGENET1K_V1.url
         raise URLError("no network")
 
-    monkeypatch.setattr(faster_rcnn, "vgg16", refuse)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(LabError) as caught:
         build_detector(RECIPE.setting, 20)
     name = "vgg16-397923af.pth"
     assert str(caught.value) == (
-        "cannot get VGG-16's ImageNet weights (<urlopen error no network>): without a "
-        f"network, put torchvision's {name} at {tmp_path / 'checkpoints' / name}"
+        f"cannot get torchvision's weights {name} (<urlopen error no network>): "
+        f"without a network, put that file at {tmp_path / 'checkpoints' / name}"
     )
 
 
@@ -240,8 +240,11 @@ def test_pretrained_layers_are_part_of_the_detector(
         nn.Linear(8 * 49, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 5)
     )
     monkeypatch.setattr(faster_rcnn, "vgg16", lambda **_: network)
+    state = {name: value + 1 for name, value in network.state_dict().items()}
+    monkeypatch.setattr(faster_rcnn, "published_weights", lambda _: state)
     model = build_detector(RECIPE.setting, 20)
     assert list(model.backbone) == [network.features[0]]
+    assert torch.equal(model.backbone[0].weight, state["features.0.weight"])
     head = model.roi_heads.box_head
     assert (head[1], head[3]) == (network.classifier[0], network.classifier[3])
 

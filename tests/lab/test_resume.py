@@ -217,8 +217,44 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         carry_out(job, stop_after(2))
     path = Workspace(tmp_path).checkpoint(key_of(job))
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(LabError, match=f"{path.name} is damaged: remove it"):
+    with pytest.raises(LabError, match=rf"{path.name} \(it is damaged.*remove it"):
         carry_out(job, ignore)
+
+
+def without(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda values: values.pop(name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict.clear,
+        *map(without, ("pytorch-lightning_version", "history", "loops")),
+        lambda values: values.update(state_dict={}),
+        lambda values: values.update(optimizer_states=[]),
+        lambda values: values.update(optimizer_states=[{"state": 3}]),
+        lambda values: values.update(history=[{"accuracy": 1.0}]),
+        lambda values: values["config"].update(seed=1),
+        lambda values: values.update(more=os.system),
+    ],
+)
+def test_a_whole_file_that_is_no_checkpoint_of_the_run(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    job = make_job(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(job, stop_after(2))
+    workspace = Workspace(tmp_path)
+    path = workspace.checkpoint(key_of(job))
+    values = torch.load(path, weights_only=True)
+    change(values)
+    torch.save(values, path)
+    before = path.read_bytes()
+    with pytest.raises(LabError, match=f"{path.name}.*remove it") as error:
+        carry_out(job, ignore)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before
+    assert workspace.records.read() == ([], [])
 
 
 @pytest.mark.parametrize("step", [1, 3, 6])

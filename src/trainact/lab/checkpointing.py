@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from trainact.lab.epoch_result import EpochResult, is_lost
 from trainact.lab.errors import LabError, describe_os_error
 from trainact.lab.ranks import agree
+from trainact.lab.saved import put_in_place, read_saved
 from trainact.lab.task import Task
 
 # Several processes must agree whether to keep a checkpoint, which makes them wait for
@@ -93,6 +94,28 @@ class Checkpointing(Checkpoint):
         self._last = time.monotonic()
 
 
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Reads checkpoints with `read_saved`, in every version of Lightning."""
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Args:
+            path: of it.
+            map_location: not used.
+            weights_only: not used.
+
+        Returns:
+            What it holds.
+        """
+        del map_location, weights_only
+        return read_saved(
+            Path(path), "the checkpoint", "remove it, and the run starts anew"
+        )
+
+
 def _task(pl_module: LightningModule) -> Task:
     if not isinstance(pl_module, Task):
         raise TypeError(f"{type(pl_module).__name__} is no Task")
@@ -122,15 +145,3 @@ def save_whole(trainer: Trainer, path: Path) -> None:
             f"the checkpoint {path} could not be written ({describe_os_error(error)}): "
             "make room and give the same command again; the last checkpoint is kept"
         ) from error
-
-
-def put_in_place(fresh: Path, path: Path) -> None:
-    """Give a file that is complete its name, so that no crash leaves half of it.
-
-    Args:
-        fresh: the file.
-        path: its name, of the same folder.
-    """
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.replace(path)

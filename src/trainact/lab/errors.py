@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 INTERRUPTED = "Interrupted: the same command goes on where it stopped."
 _MAX_SEED = 2**32 - 1
@@ -50,6 +51,19 @@ def describe_os_error(error: OSError) -> str:
         For example ``No space left on device``.
     """
     return error.strerror or first_line(error)
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a pipe, a socket or a device, for which reading might wait forever.
+
+    Args:
+        path: to be read; what is not there is left to the reader.
+
+    Raises:
+        LabError: if it is neither a file nor a folder.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise LabError(f"{path} is a pipe or a device: give a regular file")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

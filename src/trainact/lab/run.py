@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from trainact.lab.data.pipeline import (
 from trainact.lab.epoch_result import EpochResult, is_lost
 from trainact.lab.errors import LabError
 from trainact.lab.experiment_options import Pipeline
+from trainact.lab.importing import what_happened
 from trainact.lab.prepare import prepare_model
 from trainact.lab.quiet import OwnSigterm, interruptible, quiet_lightning
 from trainact.lab.ranks import this_process
@@ -172,12 +172,14 @@ def _fit(
     size = most if config.task == "detection" else max(most, TEST_BATCH)
     workers = execution.workers
     task.batches = make_batches(config, data, device, pipeline, share, workers)
+    checkpoint = execution.checkpoint
+    goes_on = checkpoint is not None and checkpoint.exists()
     try:
         trainer.fit(
             task,
             task.batches,
             make_test_batches(data, device, size, share, workers),
-            ckpt_path=_whole(execution.checkpoint),
+            ckpt_path=str(checkpoint) if goes_on else None,
         )
     except torch.OutOfMemoryError as error:
         raise LabError(
@@ -186,6 +188,13 @@ def _fit(
             "once: give a smaller --micro-batch, which changes nothing else but batch "
             "norm's statistics"
         ) from error
+    except Exception as error:
+        if isinstance(error, LabError) or task.has_started or not goes_on:
+            raise
+        raise LabError(
+            f"the checkpoint {checkpoint} is not of this run ({what_happened(error)}): "
+            "remove it, and the run starts anew"
+        ) from error
     history = task.history
     if len(history) < config.epochs and not is_lost(history):
         raise LabError(
@@ -193,15 +202,3 @@ def _fit(
             f"{len(history)} of {config.epochs} and is not recorded: give the "
             "same command again"
         )
-
-
-def _whole(checkpoint: Path | None) -> str | None:
-    """The checkpoint to go on from, if there is one."""
-    if checkpoint is None or not checkpoint.exists():
-        return None
-    if not zipfile.is_zipfile(checkpoint):
-        raise LabError(
-            f"the checkpoint {checkpoint} is damaged: remove it, and the run starts "
-            "from its beginning"
-        )
-    return str(checkpoint)

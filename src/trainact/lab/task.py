@@ -44,6 +44,7 @@ class Task(LightningModule):
 
     Attributes:
         batches: what it is trained on, to be set before it is.
+        has_started: whether it was trained, after what a checkpoint held was restored.
     """
 
     batches: Batches
@@ -54,6 +55,7 @@ class Task(LightningModule):
         self.config = config
         self.history: list[EpochResult] = []
         self.diverged_step: int | None = None
+        self.has_started = False
         # Not torchmetrics' mean, which forgets the weights when it need not mind NaN.
         self.loss_sum = SumMetric(nan_strategy="disable")
         self.loss_count = SumMetric(nan_strategy="disable")
@@ -177,6 +179,7 @@ class Task(LightningModule):
 
     def on_train_start(self) -> None:
         """Start the clock, which may be inside an epoch."""
+        self.has_started = True
         self._lost_at = self._lost_at.to(self.device)
         self._timer.go_on()
 
@@ -222,6 +225,7 @@ class Task(LightningModule):
         Args:
             checkpoint: to add to.
         """
+        checkpoint["config"] = self.config.to_json()
         checkpoint["history"] = [asdict(epoch) for epoch in self.history]
         checkpoint["loss"] = [_total(self.loss_sum), _total(self.loss_count)]
         self._timer.stop()
@@ -232,9 +236,19 @@ class Task(LightningModule):
 
         Args:
             checkpoint: that `on_save_checkpoint` added to.
+
+        Raises:
+            ValueError: if it is of another run, or not whole.
         """
+        own = self.config.to_json()
+        # Checkpoints of older versions, which all lie between epochs, lack all but the
+        # history.
+        if checkpoint.get("config", own) != own:
+            raise ValueError("it was written by another run")
+        for name in ("loops", "optimizer_states", "lr_schedulers"):
+            if not checkpoint.get(name):  # of which Lightning would say nothing
+                raise ValueError(f"it has no {name}")
         self.history = [EpochResult(**epoch) for epoch in checkpoint["history"]]
-        # Checkpoints of older versions, which all lie between epochs, lack the rest.
         sums = checkpoint.get("loss", (0.0, 0.0))
         if self.global_rank == 0:  # what is kept is of all processes together
             for metric, value in zip(

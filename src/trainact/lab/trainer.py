@@ -15,6 +15,7 @@ from torch import nn
 
 from trainact.api import tract_layers
 from trainact.integrations.lightning import TrActCallback
+from trainact.lab.checkpointing import SafeCheckpointIO
 from trainact.lab.config import RunConfig
 from trainact.lab.errors import LabError
 from trainact.lab.ranks import this_process
@@ -68,7 +69,7 @@ def make_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
         sync_batchnorm=on_gpu and ranks.size > 1,
-        plugins=[cluster],
+        plugins=[cluster, SafeCheckpointIO()],
     )
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import is_tensor, nn
 
-from trainact.lab.checkpointing import put_in_place
-from trainact.lab.errors import LabError, describe_os_error, first_line
+from trainact.lab.errors import LabError, check_regular, describe_os_error, first_line
+from trainact.lab.saved import put_in_place, read_saved
+
+_REMEDY = "give the file of a state dict with --weights"
 
 
 def keep_weights(model: nn.Module, path: Path) -> None:
@@ -53,21 +55,50 @@ def read_weights(path: Path) -> dict[str, Any]:
     Raises:
         LabError: if there is none in the file.
     """
-    try:
-        values: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise LabError(_unreadable(path, error)) from error
-    except Exception as error:  # torch raises many types on a damaged file
-        raise LabError(
-            f"{path} holds no weights that can be read ({first_line(error)}): give the "
-            "file of a state dict with --weights"
-        ) from error
+    values = read_saved(path, "the weights", _REMEDY)
     for name in ("model", "state_dict"):
         if isinstance(values, dict) and isinstance(values.get(name), dict):
             values = values[name]
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(map(is_tensor, values.values())):
         raise LabError(f"{path} holds no state dict: give the file of one")
     return values
+
+
+def published_weights(url: str) -> dict[str, Any]:
+    """Read weights of torchvision from torch's cache, or fetch them into it.
+
+    Args:
+        url: of a file whose name ends with the first digits of its SHA-256, as those of
+            torchvision do.
+
+    Returns:
+        The state dict.
+
+    Raises:
+        LabError: if they cannot be fetched, or the file in the cache is another one.
+    """
+    name = url.rpartition("/")[2]
+    digits = Path(name).stem.rpartition("-")[2]
+    file = Path(torch.hub.get_dir(), "checkpoints", name)
+    try:
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), digits)
+        check_regular(file)
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+    except (OSError, RuntimeError) as error:
+        raise LabError(
+            f"cannot get torchvision's weights {name} ({first_line(error)}): without a "
+            f"network, put that file at {file}"
+        ) from error
+    if not digest.startswith(digits):
+        raise LabError(
+            f"{file} is damaged or another file: its SHA-256 begins with "
+            f"{digest[: len(digits)]} and not with {digits}; remove it or put "
+            "torchvision's file there"
+        )
+    return read_saved(file, "the weights", "put torchvision's file there")
 
 
 def hash_weights(path: Path) -> str:
@@ -82,16 +113,12 @@ def hash_weights(path: Path) -> str:
     Raises:
         LabError: if it cannot be read.
     """
+    check_regular(path)
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
     except OSError as error:
-        raise LabError(_unreadable(path, error)) from error
+        raise LabError(
+            f"cannot read the weights {path} ({describe_os_error(error)}): {_REMEDY}"
+        ) from error
     return digest.hexdigest()
-
-
-def _unreadable(path: Path, error: OSError) -> str:
-    return (
-        f"cannot read the weights {path} ({describe_os_error(error)}): give the file "
-        "of a state dict with --weights"
-    )

@@ -12,10 +12,8 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torchvision.models import VGG16_Weights, vgg16
 from torchvision.models.detection import FasterRCNN
@@ -26,7 +24,8 @@ from torchvision.ops import MultiScaleRoIAlign
 from trainact.lab.config import Setting
 from trainact.lab.data.normalise import STATISTICS, Statistics
 from trainact.lab.detection.data import DEFAULT_SIZE
-from trainact.lab.errors import LabError, first_line
+from trainact.lab.errors import LabError
+from trainact.lab.weights import published_weights
 
 NAME = "faster-rcnn-vgg16"
 FIRST_LAYER = "backbone.0"
@@ -138,13 +137,6 @@ def _vgg16(pretrained: str | None) -> nn.Module:
         raise LabError(
             f"pretrained {pretrained!r} is not for {NAME}: give {PRETRAINED!r} or none"
         )
-    weights = VGG16_Weights.IMAGENET1K_V1
-    try:
-        return vgg16(weights=weights)
-    except (OSError, RuntimeError) as error:
-        name = weights.url.rpartition("/")[2]
-        file = Path(torch.hub.get_dir(), "checkpoints", name)
-        raise LabError(
-            f"cannot get VGG-16's ImageNet weights ({first_line(error)}): without a "
-            f"network, put torchvision's {name} at {file}"
-        ) from error
+    network = vgg16(init_weights=False)
+    network.load_state_dict(published_weights(VGG16_Weights.IMAGENET1K_V1.url))
+    return network
