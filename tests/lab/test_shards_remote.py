@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import multiprocessing
 import shutil
 import stat
@@ -21,7 +22,7 @@ from trainact.lab.data.photographs.remote import fetch, is_remote, join, local_p
 from trainact.lab.errors import LabError
 
 needs_curl = pytest.mark.skipif(
-    shutil.which("curl") is None, reason="webdataset fetches from a server with curl"
+    shutil.which("curl") is None, reason="curl fetches from a server"
 )
 
 
@@ -47,16 +48,34 @@ def test_locations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_remote("odd:name")
 
 
-def test_an_index_cannot_run_commands(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pipe:{}",
+        "pipe:curl '{}'",
+        *(
+            f"{scheme}://127.0.0.1:9/{escape}"
+            for scheme in ("http", "https", "s3", "gs", "HTTP")
+            for escape in ("a';{};'.tar", "$({}).tar", "`{}`.tar", "a|{}", "a\n{}\n")
+        ),
+    ],
+)
+def test_an_index_cannot_run_commands(
+    folder: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("curl", "aws", "gsutil"):
+        (tools / name).write_text("#!/bin/sh\nexit 3\n")
+        (tools / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     assert index_shards(folder) == 0
-    text = (folder / "index.json").read_text()
+    values = json.loads((folder / "index.json").read_text())
     hurt = folder / "hurt"
-    (folder / "index.json").write_text(
-        text.replace("pets-train-0000.tar", f"pipe:touch {hurt}")
-    )
-    data = load(f"webdataset:{folder}")
-    with pytest.raises(LabError, match="pipe:touch"):
-        data.train.read(0)
+    values["train"][0]["name"] = url.format(f"touch {hurt}")
+    (folder / "index.json").write_text(json.dumps(values))
+    with pytest.raises(LabError):
+        load(f"webdataset:{folder}", data_dir=tmp_path).train.read(0)
     assert not hurt.exists()
 
 

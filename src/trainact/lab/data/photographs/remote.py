@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,19 @@ from urllib.request import url2pathname
 from trainact.lab.errors import LabError, describe_os_error, first_line
 from trainact.lab.line_file import locked
 
-# An index may come from anywhere, so that webdataset's ``pipe:`` is not among these.
-SCHEMES = ("http", "https", "s3", "gs")
+_CURL = (
+    *("curl", "-fsL", "--globoff", "--connect-timeout", "30"),
+    *("--retry", "30", "--retry-delay", "2"),
+)
+# What fetches a URL, which stands for the asterisk. An index may come from anywhere:
+# no shell reads these, as one does in webdataset's `gopen` (also for its ``pipe:``).
+_COMMANDS = {
+    "http": (*_CURL, "*"),
+    "https": (*_CURL, "*"),
+    "s3": ("aws", "s3", "cp", "--only-show-errors", "*", "-"),
+    "gs": ("gsutil", "cat", "*"),
+}
+SCHEMES = tuple(_COMMANDS)
 _BLOCK = 1 << 20
 _ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
@@ -88,14 +100,20 @@ def blocks(url: str) -> Iterator[bytes]:
     Raises:
         LabError: if it cannot be read to its end.
     """
+    command = _COMMANDS[url.partition(":")[0].lower()]
     try:
-        stream = _open(url)
-        while block := stream.read(_BLOCK):
-            yield block
-        stream.close()  # tells whether what came was all
+        if shutil.which(command[0]) is None:
+            raise FileNotFoundError(f"{command[0]} is not installed")
+        arguments = [url if part == "*" else part for part in command]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+            output: Any = process.stdout
+            while block := output.read(_BLOCK):
+                yield block
+        if process.returncode:
+            raise OSError(f"exit {process.returncode}")
     except (OSError, ValueError) as error:
         raise LabError(
-            f"cannot fetch {url} ({_reason(error)}): check the address, the network "
+            f"cannot fetch {url} ({first_line(error)}): check the address, the network "
             "and your access to it"
         ) from error
 
@@ -149,18 +167,3 @@ def cached_name(url: str) -> str:
     """
     digest = hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
     return f"{digest}-{url.rpartition('/')[2]}"
-
-
-def _open(url: str) -> Any:
-    from webdataset.gopen import Pipe, gopen, gopen_schemes
-
-    if url.startswith("s3:") and "s3" not in gopen_schemes:
-        if shutil.which("aws") is None:
-            raise FileNotFoundError("aws is not installed")
-        return Pipe(["aws", "s3", "cp", "--only-show-errors", url, "-"], mode="rb")
-    return gopen(url, "rb")
-
-
-def _reason(error: Exception) -> str:
-    ended = re.search(r"exit -?\d+", str(error))
-    return ended.group() if ended else first_line(error)
