@@ -177,17 +177,38 @@ def write_idx(path: Path, values: np.ndarray) -> None:
     path.write_bytes(header + sizes + values.astype(np.uint8).tobytes())
 
 
-def test_a_downloaded_torchvision_set_is_read_without_a_network(tmp_path: Path) -> None:
-    raw = tmp_path / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    images = np.arange(6 * 28 * 28).reshape(6, 28, 28) % 256
+IMAGES = np.arange(6 * 28 * 28).reshape(6, 28, 28) % 256
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A few images as torchvision's FashionMNIST keeps them."""
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
     for prefix in ("train", "t10k"):
-        write_idx(raw / f"{prefix}-images-idx3-ubyte", images)
-        write_idx(raw / f"{prefix}-labels-idx1-ubyte", np.arange(6))
+        write_idx(folder / f"{prefix}-images-idx3-ubyte", IMAGES)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte", np.arange(6))
+    return folder
+
+
+def test_a_downloaded_torchvision_set_is_read_without_a_network(
+    raw: Path, tmp_path: Path
+) -> None:
     data = load_data("fashion-mnist", tmp_path)
+    assert raw.is_relative_to(tmp_path)
     assert data.train_images.shape == (6, 1, 28, 28)
-    assert torch.equal(data.train_images[3, 0], torch.from_numpy(images[3]).byte())
+    assert torch.equal(data.train_images[3, 0], torch.from_numpy(IMAGES[3]).byte())
     assert data.num_classes == 10
+
+
+def test_a_download_that_was_altered_is_said_to_be(raw: Path, tmp_path: Path) -> None:
+    labels = raw / "train-labels-idx1-ubyte"
+    write_idx(labels, np.array([0, 1, 2, 3, 4, 10]))
+    with pytest.raises(LabError, match="labels of the training images go from 0 to 10"):
+        load_data("fashion-mnist", tmp_path)
+    labels.write_bytes(labels.read_bytes()[:-1])
+    with pytest.raises(LabError, match=f"{raw} has other files than fashion-mnist's"):
+        load_data("fashion-mnist", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -65,19 +65,27 @@ def test_flowers(flowers: Path) -> None:
         data.train_samples()[3, 0]
 
 
+def offline(_: object) -> None:
+    raise OSError("no route\nto host")
+
+
+def test_altered_flowers(flowers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Flowers102, "download", offline)
+    root = flowers / "flowers-102"
+    (root / "setid.mat").write_bytes((root / "setid.mat").read_bytes()[:-1])
+    with pytest.raises(LabError, match=f"{root} has other files than flowers102's"):
+        load("flowers102", data_dir=flowers)
+
+
 def test_flowers_without_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def offline(self: object) -> None:
-        del self
-        raise OSError("no route\nto host")
-
     monkeypatch.setattr(Flowers102, "download", offline)
     with pytest.raises(LabError) as error:
         load("flowers102", data_dir=tmp_path)
     assert str(error.value) == (
         "cannot download flowers102 (no route): without a network, put its files at "
-        f"{tmp_path}/flowers-102/ (with jpg/, imagelabels.mat and setid.mat)"
+        f"{tmp_path}/flowers-102 (with jpg/, imagelabels.mat and setid.mat)"
     )
 
 
@@ -88,28 +96,55 @@ def cars_of(files: list[str], labels: list[int]) -> dict[str, Any]:
     }
 
 
-def test_cars(tmp_path: Path) -> None:
+def write_cars(tmp_path: Path, train: list[int], test: list[int]) -> Path:
     root = tmp_path / "stanford_cars"
     (root / "devkit").mkdir(parents=True)
     names = [f"car {number}" for number in range(196)]
     meta = {"class_names": np.array([names], dtype=object)}
     savemat(root / "devkit" / "cars_meta.mat", meta)
     for split, labels, where in (
-        ("train", [196, 1, 7], root / "devkit" / "cars_train_annos.mat"),
-        ("test", [2, 196], root / "cars_test_annos_withlabels.mat"),
+        ("train", train, root / "devkit" / "cars_train_annos.mat"),
+        ("test", test, root / "cars_test_annos_withlabels.mat"),
     ):
         files = [f"{number:05}.jpg" for number in range(1, len(labels) + 1)]
         savemat(where, cars_of(files, labels))
         for number, file in enumerate(files):
             add_picture(root / f"cars_{split}" / file, 10 * len(labels) + number)
+    return root
+
+
+def test_cars(tmp_path: Path) -> None:
+    root = write_cars(tmp_path, [196, 1, 7], [2, 196])
     data = load("stanford-cars", data_dir=tmp_path)
     assert data.train.labels.tolist() == [195, 0, 6]
     assert data.test.labels.tolist() == [1, 195]
-    assert data.classes == tuple(names)
+    assert data.classes == tuple(f"car {number}" for number in range(196))
     assert pixels(data, "train", 2) == read(root / "cars_train" / "00003.jpg")
     assert pixels(data, "test", 1) == read(root / "cars_test" / "00002.jpg")
     assert isinstance(data.train, FileSource)
     assert data.train.name(1) == str(root / "cars_train" / "00002.jpg")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "says"),
+    [
+        ([197, 1], [2, 1], "the labels of the training images go from 0 to 196"),
+        ([196, 1], [0, 2], "the labels of the test images go from"),
+    ],
+)
+def test_cars_of_a_kind_that_there_is_not(
+    tmp_path: Path, train: list[int], test: list[int], says: str
+) -> None:
+    write_cars(tmp_path, train, test)
+    with pytest.raises(LabError, match=says):
+        load("stanford-cars", data_dir=tmp_path)
+
+
+def test_damaged_cars(tmp_path: Path) -> None:
+    root = write_cars(tmp_path, [1, 2], [1, 2])
+    (root / "devkit" / "cars_meta.mat").write_bytes(b"MATLAB" * 40)
+    with pytest.raises(LabError, match="cannot read stanford-cars"):
+        load("stanford-cars", data_dir=tmp_path)
 
 
 def test_cars_that_are_not_there(tmp_path: Path) -> None:

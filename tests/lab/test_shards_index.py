@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.lab.foreign_shards import (
     write_shard,
 )
 from tests.lab.photographic import draw, encode, load
+from trainact.lab.data.photographs.scan import scan
 from trainact.lab.errors import LabError
 
 
@@ -43,6 +45,16 @@ def test_names_of_classes(folder: Path) -> None:
     assert load(f"webdataset:{folder}").classes == ("ape", "bee", "cat", "dog")
 
 
+def test_names_of_classes_in_another_encoding(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "classes.txt").write_bytes("ape\nbee\ncaf\u00e9\n".encode("latin-1"))
+    assert index_shards(folder) == 2
+    error = capsys.readouterr().err
+    assert "it must be a text in UTF-8" in error
+    assert error.count("\n") == 1
+
+
 def test_an_index_in_another_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +72,8 @@ def test_an_index_in_another_folder(
         ("train-1", [{"__key__": "a", "cls": "1"}], "'a' of train-1.tar has no image"),
         ("train-1", [sample(0, "one")], "has the label 'one': give a number from 0"),
         ("train-1", [sample(0, -1)], "has the label '-1': give a number from 0"),
+        ("train-1", [sample(0, 10**30)], "give a number from 0, of at most 7 digits"),
+        ("train-1", [sample(0, 400_000_000)], "give a number from 0, of at most 7"),
         ("train-1", [sample(0, 1, png=b"x")], "has more than one image"),
         ("pets-1", [sample(0, 1)], "a shard's name must say train, or val"),
         ("constrain", [sample(0, 1)], "a shard's name must say train, or val"),
@@ -148,10 +162,42 @@ def test_an_index_that_is_none(tmp_path: Path, text: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_an_index_whose_lists_differ(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("labels", [1], "lists of pets-train-0000.tar differ in length"),
+        ("labels", [3, 0], "labels of the training images go from 0 to 3"),
+        ("labels", [-1, 0], "labels of the training images go from -1 to 2"),
+        ("labels", [0.5, 0], "hold other than whole numbers"),
+        ("labels", [True, False], "hold other than whole numbers"),
+        ("labels", ["1", "0"], "hold other than whole numbers"),
+        ("labels", [10**30, 0], "hold other than whole numbers"),
+        ("offsets", [2**63, 512], "hold other than whole numbers"),
+        ("offsets", [2**63 - 1, 512], "does not lie in its"),
+        ("offsets", [-512, 512], "does not lie in its"),
+        ("sizes", [10**12, 9], "does not lie in its"),
+        ("sizes", [-1, 9], "does not lie in its"),
+        ("bytes", 1024, "does not lie in its 1024 bytes"),
+        ("bytes", 10**30, "is not an index of shards"),
+        ("bytes", None, "is not an index of shards"),
+    ],
+)
+def test_an_index_that_was_altered(
+    folder: Path, key: str, value: object, message: str
+) -> None:
     assert index_shards(folder) == 0
     values = json.loads((folder / "index.json").read_text())
-    values["train"][0]["labels"].pop()
+    values["train"][0][key] = value
     (folder / "index.json").write_text(json.dumps(values))
-    with pytest.raises(LabError, match=r"pets-train-0000\.tar differ in length"):
+    with pytest.raises(LabError, match=message) as error:
         load(f"webdataset:{folder}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "index.json")
+    with pytest.raises(LabError, match=r"index\.json is a pipe"):
+        load(f"webdataset:{folder}")
+    os.mkfifo(folder / "train-1.tar")
+    with pytest.raises(LabError, match=r"train-1\.tar is a pipe"):
+        scan(folder / "train-1.tar", "train-1.tar")

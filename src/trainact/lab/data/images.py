@@ -5,7 +5,7 @@ Shape suffixes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,6 +133,32 @@ class ImageData(ImageSet):
             self.train_labels[held_N],
             self.classes,
         )
+
+
+def check_labels(
+    where: str, classes: Sequence[str], **labels: NDArray[np.int64]
+) -> None:
+    """Check that there is something to train on and to test on.
+
+    Args:
+        where: the images are, for the message.
+        classes: names.
+        **labels: of ``training`` and ``test`` images, int64 [N] each.
+
+    Raises:
+        LabError: if there are no images of a kind, or a label is no class.
+    """
+    for title, labels_N in labels.items():
+        if not len(labels_N):
+            raise LabError(f"{where}: there are no {title} images")
+        if labels_N.min() < 0 or labels_N.max() >= len(classes):
+            raise LabError(
+                f"{where}: the labels of the {title} images go from {labels_N.min()} "
+                f"to {labels_N.max()} and there are {len(classes)} classes, counted "
+                "from 0"
+            )
+    if len(classes) < 2:
+        raise LabError(f"{where}: there is one class only, and at least two are needed")
 
 
 def shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:

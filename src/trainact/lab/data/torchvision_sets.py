@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainact.lab.data.images import ImageData
+from trainact.lab.data.images import ImageData, check_labels
 from trainact.lab.errors import LabError, first_line
 
-# name on the command line → (torchvision class, what its download leaves in data_dir)
+# name on the command line → (torchvision class, folder of its download, files in it)
 SETS = {
-    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw/*-ubyte"),
-    "cifar10": ("CIFAR10", "cifar-10-batches-py/"),
-    "cifar100": ("CIFAR100", "cifar-100-python/"),
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw", "*-ubyte"),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py", ""),
+    "cifar100": ("CIFAR100", "cifar-100-python", ""),
 }
 
 
@@ -30,33 +32,52 @@ def load(name: str, data_dir: Path) -> ImageData:
     Returns:
         The published training and test images.
     """
-    train, test = _open(name, data_dir, train=True), _open(name, data_dir, train=False)
+    import torchvision.datasets
+
+    class_name, folder, files = SETS[name]
+    make = partial(getattr(torchvision.datasets, class_name), str(data_dir))
+    layout = f"{data_dir / folder / files} as torchvision's {class_name} lays them out"
+    remedy = f"{layout}, or use --data digits, which needs none"
+    train, test = (
+        open_set(partial(make, train=part), name, data_dir / folder, remedy)
+        for part in (True, False)
+    )
+    labels = [
+        torch.as_tensor(part.targets, dtype=torch.int64) for part in (train, test)
+    ]
+    classes = tuple(train.classes)
+    check_labels(name, classes, training=labels[0].numpy(), test=labels[1].numpy())
     return ImageData(
-        _to_bytes(train.data),
-        torch.as_tensor(train.targets, dtype=torch.int64),
-        _to_bytes(test.data),
-        torch.as_tensor(test.targets, dtype=torch.int64),
-        tuple(train.classes),
+        _to_bytes(train.data), labels[0], _to_bytes(test.data), labels[1], classes
     )
 
 
-def _open(name: str, data_dir: Path, *, train: bool) -> Any:
-    import torchvision.datasets
+def open_set(make: Callable[..., Any], name: str, folder: Path, remedy: str) -> Any:
+    """Open one of torchvision's sets, downloading what is not there or not whole.
 
-    class_name, files = SETS[name]
-    dataset = getattr(torchvision.datasets, class_name)
-    try:
-        return dataset(str(data_dir), train=train, download=False)
-    except (RuntimeError, OSError, ValueError):
-        pass  # not there, or not whole: the download below says which
-    try:
-        return dataset(str(data_dir), train=train, download=True)
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
-        raise LabError(
-            f"cannot download {name} ({first_line(error)}): without a network, put "
-            f"its files at {data_dir / files} as torchvision's {class_name} lays "
-            "them out, or use --data digits, which needs none"
-        ) from error
+    Args:
+        make: of torchvision; called with ``download``.
+        name: of the set.
+        folder: that its files are in.
+        remedy: where to put the files without a network.
+
+    Returns:
+        What `make` returns.
+
+    Raises:
+        LabError: if it cannot be downloaded, or its files are not whole.
+    """
+    for download in (False, True):
+        try:
+            return make(download=download)
+        except Exception as error:  # torchvision raises many types on altered files
+            last = error
+    what = f"cannot download {name}"
+    if folder.exists():
+        what = f"{folder} has other files than {name}'s, and they cannot be replaced"
+    raise LabError(
+        f"{what} ({first_line(last)}): without a network, put its files at {remedy}"
+    ) from last
 
 
 def _to_bytes(images: Any) -> Tensor:

@@ -65,15 +65,21 @@ class Shard:
             The shard.
 
         Raises:
-            ValueError: if there is not one of each for every image.
+            ValueError: if there is not one of each for every image, or an image does
+                not lie in the shard.
         """
-        lists = [
-            np.asarray(values[key], dtype=np.int64)
-            for key in ("offsets", "sizes", "labels")
-        ]
+        name, num_bytes = str(values["name"]), int(values["bytes"])
+        lists = [np.asarray(values[key]) for key in ("offsets", "sizes", "labels")]
         if len({part.shape for part in lists}) != 1 or lists[0].ndim != 1:
-            raise ValueError(f"the lists of {values['name']} differ in length")
-        return cls(str(values["name"]), int(values["bytes"]), *lists)
+            raise ValueError(f"the lists of {name} differ in length")
+        if lists[0].size and {part.dtype.kind for part in lists} != {"i"}:
+            raise ValueError(f"the lists of {name} hold other than whole numbers")
+        offsets, sizes, labels = (part.astype(np.int64) for part in lists)
+        if ((offsets < 0) | (sizes < 0) | (offsets > num_bytes - sizes)).any():
+            raise ValueError(
+                f"an image of {name} does not lie in its {num_bytes} bytes"
+            )
+        return cls(name, num_bytes, offsets, sizes, labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +143,17 @@ class Index:
                 tuple(map(Shard.from_json, values[split]))
                 for split in ("train", "test")
             ]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+        ) as error:
             raise LabError(
                 f"{where} is not an index of shards ({first_line(error)}): remove it "
                 "and write it with `trainact shards index`"
             ) from error
-        check(classes, splits, where)
         return cls(classes, *splits)
 
 
@@ -150,30 +161,3 @@ def _of_this_format(values: dict[str, Any]) -> dict[str, Any]:
     if values["format"] != _FORMAT:
         raise ValueError(f"its format is {values['format']!r} and not {_FORMAT!r}")
     return values
-
-
-def check(
-    classes: tuple[str, ...], splits: list[tuple[Shard, ...]], where: str
-) -> None:
-    """Check that there is something to train on and to test on.
-
-    Args:
-        classes: names.
-        splits: training and test shards.
-        where: they are, for the message.
-
-    Raises:
-        LabError: if a split has no images or a label is no class.
-    """
-    for title, shards in zip(("training", "test"), splits, strict=True):
-        labels = np.concatenate([[], *(shard.labels for shard in shards)])
-        if not len(labels):
-            raise LabError(f"{where}: there are no {title} images")
-        if labels.min() < 0 or labels.max() >= len(classes):
-            raise LabError(
-                f"{where}: the labels of the {title} images go from "
-                f"{labels.min():.0f} to {labels.max():.0f} and there are "
-                f"{len(classes)} classes, counted from 0"
-            )
-    if len(classes) < 2:
-        raise LabError(f"{where}: there is one class only, and at least two are needed")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainact.lab.data.folder_listing import list_folder
+from trainact.lab.data.images import check_labels
 from trainact.lab.data.photographs.folder import FileSource
 from trainact.lab.data.photographs.memory import made_up
 from trainact.lab.data.photographs.named import NAMED, Sources, load_named
@@ -52,6 +53,7 @@ def load_photographs(
     check_positive("--image-size", image_size)
     find_test_transform(augment, image_size, eval_crop)  # refuses what is no setting
     train, test, classes = _open(spec, data_dir)
+    check_labels(spec, classes, training=train.labels, test=test.labels)
     photographs = Photographs(
         train, test, classes, image_size, augment, eval_crop, corrupt
     )

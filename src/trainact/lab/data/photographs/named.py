@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,10 @@ from trainact.lab.line_file import locked
 
 Sources = tuple[Source, Source, tuple[str, ...]]
 
-_FLOWERS = "flowers-102/ (with jpg/, imagelabels.mat and setid.mat)"
 _CARS = (
     "stanford_cars/ (with cars_train/, cars_test/, cars_test_annos_withlabels.mat, "
     "devkit/cars_meta.mat and devkit/cars_train_annos.mat)"
 )
-_FAILURES = (RuntimeError, OSError, ValueError, EOFError)
 
 
 def load_named(name: str, data_dir: Path) -> Sources:
@@ -74,17 +73,9 @@ def _flowers102(name: str, data_dir: Path) -> Sources:
 def _open_flowers(name: str, data_dir: Path, split: str) -> Any:
     from torchvision.datasets import Flowers102
 
-    try:
-        return Flowers102(data_dir, split)
-    except _FAILURES:
-        pass  # not there, or not whole: the download below says which
-    try:
-        return Flowers102(data_dir, split, download=True)
-    except _FAILURES as error:
-        raise LabError(
-            f"cannot download {name} ({first_line(error)}): without a network, put its "
-            f"files at {data_dir / _FLOWERS}"
-        ) from error
+    make = partial(Flowers102, data_dir, split)
+    root, files = data_dir / "flowers-102", "(with jpg/, imagelabels.mat and setid.mat)"
+    return torchvision_sets.open_set(make, name, root, f"{root} {files}")
 
 
 def _stanford_cars(name: str, data_dir: Path) -> Sources:
@@ -93,7 +84,7 @@ def _stanford_cars(name: str, data_dir: Path) -> Sources:
     try:
         train: Any = StanfordCars(data_dir, "train")
         test: Any = StanfordCars(data_dir, "test")
-    except _FAILURES as error:
+    except Exception as error:  # scipy raises many types on damaged files
         raise LabError(
             f"cannot read {name} ({first_line(error)}): it can no longer be "
             f"downloaded from its makers, so put it at {data_dir / _CARS}"

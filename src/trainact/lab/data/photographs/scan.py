@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 
 from trainact.lab.data.folder_listing import SUFFIXES
-from trainact.lab.data.photographs.index import Index, Shard, check
+from trainact.lab.data.images import check_labels
+from trainact.lab.data.photographs.index import Index, Shard
 from trainact.lab.data.photographs.remote import fetch, is_remote, join, local_path
-from trainact.lab.errors import LabError, describe_os_error, first_line
+from trainact.lab.errors import LabError, check_regular, describe_os_error, first_line
 
 CLASSES_NAME = "classes.txt"
 SPLITS = {"train": "train", "val": "test", "validation": "test", "test": "test"}
 _SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
 _LABEL_SUFFIX = "cls"
+# Of a label: each below the largest one is a class of its own.
+_MOST_DIGITS = 7
 
 
 def index_shards(
@@ -58,8 +61,9 @@ def index_shards(
             f"{location} has shards for {'training' if train else 'testing'} only: "
             "others are needed too, and their names must say train, and val or test"
         )
-    classes = _classes(location, [*train, *test])
-    check(classes, [train, test], location)
+    labels = [np.concatenate([s.labels for s in shards]) for shards in (train, test)]
+    classes = _classes(location, int(np.concatenate([[-1], *labels]).max()))
+    check_labels(location, classes, training=labels[0], test=labels[1])
     return Index(classes, train, test)
 
 
@@ -76,6 +80,7 @@ def scan(path: Path, name: str) -> Shard:
     Raises:
         LabError: if it is no tar file or a sample has no image or no label.
     """
+    check_regular(path)
     samples: list[_Sample] = []
     try:
         with tarfile.open(path, "r:") as tar:
@@ -112,8 +117,11 @@ class _Sample:
         if self.label is None:
             raise LabError(f"{what} has no label: it must have a .{_LABEL_SUFFIX} file")
         text = self.label.decode(errors="replace").strip()
-        if not text.isdecimal():
-            raise LabError(f"{what} has the label {text!r}: give a number from 0")
+        if not text.isdecimal() or len(text) > _MOST_DIGITS:
+            raise LabError(
+                f"{what} has the label {text[:20]!r}: give a number from 0, of at most "
+                f"{_MOST_DIGITS} digits"
+            )
         return *self.image, int(text)
 
 
@@ -172,10 +180,16 @@ def _scan_remote(url: str) -> Shard:
         return scan(copy, url)
 
 
-def _classes(location: str, shards: Sequence[Shard]) -> tuple[str, ...]:
+def _classes(location: str, last: int) -> tuple[str, ...]:
+    """Names of the classes, the last of which has the label given."""
     if not is_remote(location):
         path = local_path(location) / CLASSES_NAME
-        if path.is_file():
-            return tuple(path.read_text(encoding="utf-8").splitlines())
-    most = max((int(shard.labels.max(initial=-1)) for shard in shards), default=-1)
-    return tuple(map(str, range(most + 1)))
+        try:
+            if path.is_file():
+                return tuple(path.read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise LabError(
+                f"cannot read {path} ({first_line(error)}): it must be a text in UTF-8 "
+                "with the name of a class in each line"
+            ) from error
+    return tuple(map(str, range(last + 1)))

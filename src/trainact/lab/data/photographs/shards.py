@@ -23,7 +23,7 @@ from trainact.lab.data.photographs.remote import (
     local_path,
 )
 from trainact.lab.data.photographs.source import EncodedSource
-from trainact.lab.errors import LabError, describe_os_error
+from trainact.lab.errors import LabError, check_regular, describe_os_error
 
 WINDOW = 64
 _MAX_OPEN = 128
@@ -186,6 +186,7 @@ def read_index(location: str) -> Index:
         what = "is not a folder" if folder.exists() else "does not exist"
         raise LabError(f"webdataset {location} {what}: give a folder of shards")
     path = folder / INDEX_NAME
+    check_regular(path)
     try:
         return Index.parse(path.read_bytes(), str(path))
     except FileNotFoundError:
