@@ -72,6 +72,12 @@ def test_what_the_parser_refuses(compare: Cli, bad: tuple[str, str]) -> None:
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.parametrize("option", ["--data", "--model", "--data-dir"])
+def test_a_name_that_is_not_utf8(compare: Cli, option: str) -> None:
+    odd = os.fsdecode(b"imagefolder:caf\xe9")
+    assert_one_line(compare, option, odd, says=r"'imagefolder:caf\udce9' is not UTF-8")
+
+
 def test_out_is_a_file(compare: Cli, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     assert_one_line(compare, says="give another folder with --out")

@@ -30,6 +30,20 @@ def test_what_is_appended_is_read(file: RecordFile) -> None:
     assert len(file.path.read_text(encoding="utf-8").splitlines()) == 3
 
 
+def test_a_name_that_is_not_utf8_loses_no_run(file: RecordFile) -> None:
+    odd = make_record(command=os.fsdecode(b"trainact compare caf\xe9"))
+    file.append(odd)
+    assert file.path.read_bytes().decode().endswith("}\n")
+    assert file.read() == ([odd], [])
+
+
+def test_a_pipe_is_not_waited_for(file: RecordFile) -> None:
+    os.mkfifo(file.path)
+    for use in (file.read, file.prepare):
+        with pytest.raises(LabError, match="is a pipe"):
+            use()
+
+
 def test_a_missing_file_has_no_records(file: RecordFile) -> None:
     assert file.read() == ([], [])
 

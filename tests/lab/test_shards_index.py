@@ -75,9 +75,13 @@ def test_an_index_in_another_folder(
         ("train-1", [sample(0, 10**30)], "give a number from 0, of at most 7 digits"),
         ("train-1", [sample(0, 400_000_000)], "give a number from 0, of at most 7"),
         ("train-1", [sample(0, 1, png=b"x")], "has more than one image"),
-        ("pets-1", [sample(0, 1)], "a shard's name must say train, or val"),
-        ("constrain", [sample(0, 1)], "a shard's name must say train, or val"),
-        ("constrained", [sample(0, 1)], "a shard's name must say train, or val"),
+        ("pets-1", [sample(0, 1)], "a shard's name must say train, or one of test"),
+        ("constrain", [sample(0, 1)], "a shard's name must say train, or one of test"),
+        (
+            "constrained",
+            [sample(0, 1)],
+            "a shard's name must say train, or one of test",
+        ),
     ],
 )
 def test_shards_that_are_none(

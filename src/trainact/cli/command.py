@@ -208,8 +208,11 @@ def _try_to_run(name: str, command: Command, arguments: Sequence[str]) -> int:
 
 def _run_lab(name: str, command: Command, arguments: Sequence[str]) -> int:
     from trainact.lab.command_line import parse
-    from trainact.lab.errors import LabError
+    from trainact.lab.errors import LabError, is_utf8
 
+    for argument in arguments:
+        if not is_utf8(argument):
+            return _fail(f"{argument!r} is not UTF-8: rename what it names")
     try:
         return load(command.main)(parse(name, load(command.options), arguments))
     except LabError as error:

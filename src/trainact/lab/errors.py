@@ -66,6 +66,22 @@ def check_regular(path: Path) -> None:
         raise LabError(f"{path} is a pipe or a device: give a regular file")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a name can be written into a record.
+
+    Args:
+        text: from the file system or the command line.
+
+    Returns:
+        False where Python has put surrogates for bytes that are not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest close matches for a name that is not known.
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from trainact.lab.errors import LabError, describe_os_error
+from trainact.lab.errors import LabError, check_regular, describe_os_error
 
 try:
     import fcntl
@@ -78,6 +78,7 @@ class LineFile(Generic[LineT]):
         Raises:
             LabError: if they cannot.
         """
+        check_regular(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab"):
@@ -98,6 +99,7 @@ class LineFile(Generic[LineT]):
         Raises:
             LabError: if the file exists and cannot be read.
         """
+        check_regular(self.path)
         try:
             text = self.path.read_bytes().decode("utf-8", errors="replace")
         except FileNotFoundError:
@@ -127,7 +129,8 @@ class LineFile(Generic[LineT]):
         Raises:
             OSError: if the record could not be written whole, such as on a full disk.
         """
-        payload = record.to_line().encode()
+        # A name that is not UTF-8 would lose a whole run; JSON reads this escape.
+        payload = record.to_line().encode(errors="backslashreplace")
         with self.path.open("ab+", buffering=0) as file, locked(file.fileno()):
             length = file.seek(0, os.SEEK_END)
             if length and not _ends_with_newline(file.fileno(), length):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainact.lab.data.images import stratified_split
-from trainact.lab.errors import LabError
+from trainact.lab.errors import LabError, describe_os_error, is_utf8
+from trainact.lab.records import FILE_NAME
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 )
-TEST_NAMES = ("test", "val")
+# What a part of a data set is called, in any case; of several to test on the first.
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "val", "validation", "valid", "dev", "eval", "testing")
+PART = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN_NAMES, *TEST_NAMES))})(?![a-z])")
 TEST_FRACTION = 0.2
+# A folder with one of these files was written by trainact and holds no images.
+_WRITTEN = frozenset((FILE_NAME, "report.json"))
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,8 @@ def list_folder(root: Path) -> Listing:
 
     Two layouts: ``train/<class>/*`` with ``test/`` or ``val/``; or ``<class>/*``, of
     which every fifth image of a class, drawn once and for all, becomes a test image.
-    A ``train/`` folder without ``test/`` or ``val/`` is split in the same way.
+    A ``train/`` folder alone is split in the same way. See `TEST_NAMES` for other
+    names. Folders that trainact has written are left out.
 
     Args:
         root: the folder.
@@ -44,17 +53,40 @@ def list_folder(root: Path) -> Listing:
         The files and their labels.
 
     Raises:
-        LabError: if the folder is missing or empty, or its classes do not fit.
+        LabError: if the folder is missing or empty, cannot be read, or its classes do
+            not fit.
     """
+    try:
+        return _list(root)
+    except OSError as error:
+        raise LabError(
+            f"cannot use {error.filename or root} ({describe_os_error(error)}): change "
+            "its permissions or give another path"
+        ) from error
+
+
+def _list(root: Path) -> Listing:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise LabError(f"imagefolder {root} {what}: give a folder of class folders")
-    folders = {path.name for path in _subfolders(root)}
-    test_name = next((name for name in TEST_NAMES if name in folders), None)
-    if "train" in folders and test_name is not None:
-        return _list_split(root / "train", root / test_name)
-    alone = folders == {"train"}
-    return _split_listing(root / "train" if alone else root)
+    folders = _subfolders(root)
+    train, test = _part(folders, TRAIN_NAMES), _part(folders, TEST_NAMES)
+    if train and test:
+        return _list_split(train, test)
+    if train and all(folder == train or _is_written(folder) for folder in folders):
+        return _split_listing(train)
+    return _split_listing(root)
+
+
+def _part(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
+    """The folder with the first of some names."""
+    for name in names:
+        found = [folder for folder in folders if folder.name.lower() == name]
+        if len(found) > 1:
+            raise LabError(f"{found[0]} and {found[1]} differ in case only: keep one")
+        if found:
+            return found[0]
+    return None
 
 
 def _list_split(train_root: Path, test_root: Path) -> Listing:
@@ -92,34 +124,73 @@ def _split_listing(root: Path) -> Listing:
 
 
 def _subfolders(root: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in root.iterdir()
-        if path.is_dir() and not path.name.startswith(".")
-    )
+    return [
+        Path(entry.path)
+        for entry in _entries(root)
+        if entry.is_dir() and not entry.name.startswith(".")
+    ]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def _list_classes(root: Path) -> dict[str, list[Path]]:
-    members = {folder.name: _images(folder) for folder in _subfolders(root)}
+    members: dict[str, list[Path]] = {}
+    for folder in _subfolders(root):
+        files = sorted(_images(folder, (root.resolve(),)))
+        if files:
+            _check_class(folder, files)
+            members[folder.name] = files
+        elif not _is_written(folder):
+            raise LabError(
+                f"{folder} has no images ({', '.join(sorted(SUFFIXES))}): add some or "
+                "remove the folder"
+            )
     if not members:
         raise LabError(f"{root} has no class folders: expected <class>/<image> in it")
-    for name, files in members.items():
-        if not files:
-            raise LabError(
-                f"{root / name} has no images ({', '.join(sorted(SUFFIXES))}): add "
-                "some or remove the folder"
-            )
     return members
 
 
-def _images(folder: Path) -> list[Path]:
-    found = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    ]
-    return sorted(found)
+def _images(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """Images in a folder, which lies in others, and in those below, also by links."""
+    here = folder.resolve()
+    if any(place.is_relative_to(here) for place in above):
+        raise LabError(f"{folder} is a link to a folder that it lies in: remove it")
+    entries = _entries(folder)
+    if not _WRITTEN.isdisjoint(entry.name for entry in entries):
+        return
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.is_dir():
+            yield from _images(path, (*above, here))
+        elif path.suffix.lower() in SUFFIXES and not entry.name.startswith("."):
+            if not entry.is_file():
+                raise LabError(
+                    f"{path} is a broken link, a pipe or a device: remove it"
+                )
+            yield path
+
+
+def _check_class(folder: Path, files: Sequence[Path]) -> None:
+    """Refuse a name that no record can hold, and what is a part of a data set."""
+    if not is_utf8(folder.name):
+        raise LabError(f"the name {folder.name!r} in {folder.parent} is not UTF-8: rename it")
+    inside = {file.relative_to(folder).parts[0] for file in files}
+    has_own = any(file.parent == folder for file in files)
+    if not has_own and any(
+        PART.search(name.lower()) for name in (folder.name, *inside)
+    ):
+        raise LabError(
+            f"{folder} holds folders, and seems to be a part of a data set and no "
+            f"class: name the folder to train on {TRAIN_NAMES[0]} and the one to test "
+            f"on one of {', '.join(TEST_NAMES)}"
+        )
+
+
+def _is_written(folder: Path) -> bool:
+    return any(not _WRITTEN.isdisjoint(names) for _, _, names in os.walk(folder))
 
 
 def _at_least_two(root: Path, members: dict[str, list[Path]]) -> tuple[str, ...]:

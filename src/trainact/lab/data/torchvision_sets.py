@@ -73,7 +73,7 @@ def open_set(make: Callable[..., Any], name: str, folder: Path, remedy: str) -> 
         except Exception as error:  # torchvision raises many types on altered files
             last = error
     what = f"cannot download {name}"
-    if folder.exists():
+    if any(path.is_file() for path in folder.rglob("*")):
         what = f"{folder} has other files than {name}'s, and they cannot be replaced"
     raise LabError(
         f"{what} ({first_line(last)}): without a network, put its files at {remedy}"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from trainact.lab.errors import LabError
+from trainact.lab.errors import LabError, check_regular
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ def _decode(file: Path) -> Tensor:
 
 @contextlib.contextmanager
 def _readable(file: Path) -> Generator[None]:
+    check_regular(file)
     try:
         yield
     except Exception as error:  # Pillow raises many types on a damaged file

@@ -18,7 +18,13 @@ from xml.etree import ElementTree
 import numpy as np
 
 from trainact.lab.detection.examples import Example, Objects, image_size
-from trainact.lab.errors import LabError, describe_os_error, did_you_mean, first_line
+from trainact.lab.errors import (
+    LabError,
+    check_regular,
+    describe_os_error,
+    did_you_mean,
+    first_line,
+)
 
 CLASSES = (
     "aeroplane",
@@ -129,6 +135,7 @@ def _read_one(image: Path, annotation: Path) -> Example:
 def _parse(annotation: Path) -> list[dict[str, Any]]:
     from torchvision.datasets import VOCDetection
 
+    check_regular(annotation)
     try:
         root = ElementTree.parse(annotation).getroot()
         return VOCDetection.parse_voc_xml(root)["annotation"]["object"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -12,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from trainact.lab.data.folder_listing import SUFFIXES
+from trainact.lab.data.folder_listing import PART, SUFFIXES, TEST_NAMES, TRAIN_NAMES
 from trainact.lab.data.images import check_labels
 from trainact.lab.data.photographs.index import Index, Shard
 from trainact.lab.data.photographs.remote import fetch, is_remote, join, local_path
 from trainact.lab.errors import LabError, check_regular, describe_os_error, first_line
 
 CLASSES_NAME = "classes.txt"
-SPLITS = {"train": "train", "val": "test", "validation": "test", "test": "test"}
-_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
 _LABEL_SUFFIX = "cls"
 # Of a label: each below the largest one is a class of its own.
 _MOST_DIGITS = 7
@@ -165,12 +162,12 @@ def _names(location: str) -> list[str]:
 
 
 def _split_of(name: str) -> str:
-    found = _SPLIT.findall(name.rpartition("/")[2].lower())
+    found = PART.findall(name.rpartition("/")[2].lower())
     if not found:
         raise LabError(
-            f"{name}: a shard's name must say train, or val, validation or test"
+            f"{name}: a shard's name must say train, or one of {', '.join(TEST_NAMES)}"
         )
-    return SPLITS[found[-1]]
+    return "train" if found[-1] in TRAIN_NAMES else "test"
 
 
 def _scan_remote(url: str) -> Shard:
