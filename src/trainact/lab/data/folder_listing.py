@@ -176,7 +176,9 @@ def _images(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
 def _check_class(folder: Path, files: Sequence[Path]) -> None:
     """Refuse a name that no record can hold, and what is a part of a data set."""
     if not is_utf8(folder.name):
-        raise LabError(f"the name {folder.name!r} in {folder.parent} is not UTF-8: rename it")
+        raise LabError(
+            f"the name {folder.name!r} in {folder.parent} is not UTF-8: rename it"
+        )
     inside = {file.relative_to(folder).parts[0] for file in files}
     has_own = any(file.parent == folder for file in files)
     if not has_own and any(
