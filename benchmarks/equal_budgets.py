@@ -33,8 +33,8 @@ its 95 % interval by Student's t; p after Holm's correction over the rows of the
 NOTE = f"""{_COLUMNS.rstrip()}
 Speed-up: the budget at which vanilla training is as accurate over the method's own,
 vanilla's accuracy interpolated in the logarithm of the budget, with the middle 95 %
-over draws of seeds; above or below: outside of vanilla's budgets. In seconds: by the
-median time of an epoch, of training alone.
+over draws of seeds; above: more accurate than vanilla's longest budget here, below:
+less than its shortest. In seconds: by the median time of an epoch, of training alone.
 """
 LAYERS_NOTE = f"""{_COLUMNS.rstrip()}
 Where there is no accuracy, the difference is that of the runs which chose the learning
@@ -162,4 +162,7 @@ def _with_interval(ratio: float, low: float, high: float, n: float) -> str:
         "below" if x == 0 else "above" if x == math.inf else f"{x:.2f}"
         for x in (ratio, low, high)
     )
-    return f"{value} [{ends[0]}, {ends[1]}]" if n > 1 else f"{value} {ONE_SEED}"
+    if n == 1:
+        return f"{value} {ONE_SEED}"
+    is_one_word = value in ("above", "below") and {*ends} == {value}
+    return value if is_one_word else f"{value} [{ends[0]}, {ends[1]}]"
