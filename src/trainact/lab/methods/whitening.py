@@ -28,7 +28,6 @@ from torch.nn import functional as F
 from trainact.factor import Factor
 from trainact.functional import factor_from_gram, precondition
 from trainact.geometry import layer_geometry
-from trainact.gram.route import compute_gram
 from trainact.lab.methods.base import Method, MethodSettings
 from trainact.lab.methods.first_layer import (
     change_class,
@@ -38,6 +37,7 @@ from trainact.lab.methods.rules import refuse_ranks
 from trainact.lab.methods.tract import lam_of
 from trainact.lab.survey import MAX_ENTRIES, survey
 from trainact.precision import full_precision
+from trainact.statistics.operators import gram
 
 # Page's and hlb-CIFAR10's, for standardised images; airbench's is 5e-4.
 EPS = 1e-2
@@ -77,7 +77,7 @@ class WhitenedLayer(nn.Module):
         """Of the second moment of whitened rows, V A Vᵀ."""
         geometry = layer_geometry(self)
         with full_precision(x):
-            moment_GPP = compute_gram(x, geometry) / geometry.num_rows(x.shape)
+            moment_GPP = gram(x, geometry) / geometry.num_rows(x.shape)
             whitening = self.whitening.to(moment_GPP.dtype)
             whitened_GPP = whitening @ moment_GPP @ whitening.mT
         return factor_from_gram(whitened_GPP, lam)
