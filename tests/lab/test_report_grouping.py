@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
@@ -32,7 +36,7 @@ from trainact.lab.reporting.sections import (
     WITHOUT_RECIPE,
     build_sections,
 )
-from trainact.lab.reporting.study import build_study
+from trainact.lab.reporting.study import as_json, build_study
 
 RECIPE = make_recipe("fig0")
 SWEEP = make_recipe("fig6", VANILLA, *(Arm("tract", lam) for lam in LAMS))
@@ -207,13 +211,43 @@ def test_lines_that_are_no_runs_are_warned_about(tmp_path: Path) -> None:
     records, warnings = read_runs([path])
     assert records == [good]
     name = path / "records.jsonl"
-    assert warnings[0].startswith(f"{name} line 6 ignored: ")
-    assert warnings[1:] == [
-        f"{name}: run {short.key} ignored: it ends after 1 of 4 epochs",
-        f"{name}: run {odd.key} ignored: its series differ in length",
-        f"{name}: run {empty.key} ignored: 0 values for 4 epochs",
-        f"{name}: run feed ignored: a value is not a finite number",
+    assert warnings[:4] == [
+        f"{name} line 2 ignored: it ends after 1 of 4 epochs",
+        f"{name} line 3 ignored: its series differ in length",
+        f"{name} line 4 ignored: 0 values for 4 epochs",
+        f"{name} line 5 ignored: a value is not a finite number",
     ]
+    assert warnings[4].startswith(f"{name} line 6 ignored: ")
+
+
+WRONG = ("x", "", None, 1.5, -1, 0, 10**6, True, [1], ["x"], [], {"a": 1}, math.nan)
+
+
+def places(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every value in a record, as the dictionary that holds it and its name there."""
+    for name, value in values.items():
+        yield values, name
+        if isinstance(value, dict):
+            yield from places(value)
+
+
+def test_whatever_a_hand_has_left_in_a_line_a_report_is_made(tmp_path: Path) -> None:
+    edited, good = make_runs(RECIPE, VANILLA, (0.6, 0.7))
+    lines = write_runs(tmp_path, [edited, good]) / "records.jsonl"
+    values = json.loads(edited.to_line())
+    ignored = 0
+    for holder, name in list(places(values)):
+        kept = holder[name]
+        for wrong in WRONG:
+            holder[name] = wrong
+            lines.write_text(f"{json.dumps(values)}\n{good.to_line()}")
+            records, warnings = read_runs([tmp_path])
+            assert good in records
+            assert len(records) + len(warnings) == 2
+            assert as_json(build_study(records, warnings, by_name(RECIPE)))
+            ignored += len(warnings)
+        holder[name] = kept
+    assert ignored > 300
 
 
 def test_a_path_without_runs_is_one_line_for_the_user(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable, Generator
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from trainact.lab.errors import LabError, check_regular, describe_os_error
 
@@ -16,6 +19,9 @@ try:
     import fcntl
 except ImportError:  # Windows: one writer at a time is then the user's to keep
     fcntl = None
+
+
+_ALL = CollectionCheckStrategy.ALL_ITEMS
 
 
 class JsonLine:
@@ -55,9 +61,27 @@ def read_line(
         values: dict[str, Any] = json.loads(line)
         if values["schema"] not in readable:
             raise ValueError(f"schema {values['schema']}, expected {readable[-1]}")
-        return read(values)
+        record = read(values)
+        _check_types(record)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a whole record ({error})") from error
+    return record
+
+
+_hints = functools.cache(get_type_hints)
+
+
+def _check_types(record: Any) -> None:
+    """Refuse a value of another type than its field's, which a hand may have left."""
+    for name, kind in _hints(type(record)).items():
+        value = getattr(record, name)
+        for part in value if isinstance(value, tuple) else (value,):
+            if is_dataclass(part):
+                _check_types(part)
+        try:
+            check_type(value, kind, collection_check_strategy=_ALL)
+        except TypeCheckError as error:
+            raise TypeError(f"{name}: {error}") from error
 
 
 class LineFile(Generic[LineT]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from trainact.lab.config import RunConfig
 from trainact.lab.line_file import JsonLine, LineFile, read_line
@@ -13,6 +13,24 @@ from trainact.lab.line_file import JsonLine, LineFile, read_line
 SCHEMA = 2
 _READABLE = (1, SCHEMA)  # what 1 lacks has defaults
 FILE_NAME = "records.jsonl"
+
+
+class DataSummary(TypedDict):
+    """What identifies the data of a run.
+
+    Attributes:
+        train: number of training images.
+        test: number of test images.
+        shape: channels, height and width of an image.
+        classes: their names.
+        hash: of the images and labels.
+    """
+
+    train: int
+    test: int
+    shape: list[int]
+    classes: list[str]
+    hash: str
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,7 @@ class Record(JsonLine):
         diverged: whether the loss stopped being finite; the run ends there.
         layers: names of the layers that the method changed.
         num_parameters: of the model.
-        data: counts, shape, classes and hash of the data.
+        data: what it was run on.
         device: name of the hardware.
         threads: of torch on the CPU.
         versions: of the libraries, Python and the platform.
@@ -56,7 +74,7 @@ class Record(JsonLine):
     diverged: bool
     layers: tuple[str, ...]
     num_parameters: int
-    data: dict[str, Any]
+    data: DataSummary
     device: str
     threads: int
     versions: dict[str, str]
@@ -84,7 +102,9 @@ class Record(JsonLine):
         Returns:
             The record.
         """
-        return read_line(line, _READABLE, _read_record)
+        record = read_line(line, _READABLE, _read_record)
+        _check_record(record)
+        return record
 
 
 def _read_record(values: dict[str, Any]) -> Record:
@@ -93,6 +113,27 @@ def _read_record(values: dict[str, Any]) -> Record:
         if values.get(name) is not None:
             values[name] = tuple(values[name])
     return Record(**values)
+
+
+def _check_record(record: Record) -> None:
+    """Refuse a record that makes no sense.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    config, length = record.config, len(record.accuracy)
+    series = [record.accuracy, record.seconds]
+    series += [] if record.top5 is None else [record.top5]
+    if not all(math.isfinite(value) for values in series for value in values):
+        raise ValueError("a value is not a finite number")
+    if {len(values) for values in series} != {length}:
+        raise ValueError("its series differ in length")
+    if not 1 <= length <= config.epochs:
+        raise ValueError(f"{length} values for {config.epochs} epochs")
+    if length < config.epochs and not record.diverged:
+        raise ValueError(f"it ends after {length} of {config.epochs} epochs")
+    if config.batch_size < 1 or (config.lam is not None and not config.lam > 0):
+        raise ValueError("λ or the size of a batch is not above 0")
 
 
 @dataclass(frozen=True)

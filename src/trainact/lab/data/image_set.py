@@ -13,6 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from trainact.lab.records import DataSummary
+
 
 class ImageSet(ABC):
     """Training and test images of some classes.
@@ -90,7 +92,7 @@ class ImageSet(ABC):
         return mean_C.float(), std_C.float()
 
     @cached_property
-    def fingerprint(self) -> dict[str, object]:
+    def fingerprint(self) -> DataSummary:
         """What identifies the data in a record: counts, classes, shape and a hash."""
         digest = hashlib.blake2b(digest_size=16)
         for part in self.identity():

@@ -121,7 +121,7 @@ def group(records: Iterable[Record]) -> list[Experiment]:
     """
     found: dict[tuple[Setting, str], list[Record]] = {}
     for record in records:
-        identity = record.config.setting, str(record.data.get("hash", ""))
+        identity = record.config.setting, record.data["hash"]
         found.setdefault(identity, []).append(record)
     return [
         Experiment(setting, data_hash, tuple(runs))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainact.lab.records import Record
+from trainact.lab.records import DataSummary, Record
 from trainact.lab.reporting.speed import machine
 
 
@@ -71,12 +71,9 @@ def _versions(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
-def _data(data: dict[str, Any]) -> str:
-    counts = [f"{data[s]:,} {text}" for s, text in _SPLITS.items() if s in data]
-    shape = [" x ".join(map(str, data["shape"]))] if "shape" in data else []
-    classes = [f"{len(data['classes'])} classes"] if "classes" in data else []
-    found = [f"hash {data['hash']}"] if "hash" in data else []
-    return ", ".join([*counts, *shape, *classes, *found])
-
-
-_SPLITS = {"train": "training images", "test": "test images"}
+def _data(data: DataSummary) -> str:
+    return (
+        f"{data['train']:,} training images, {data['test']:,} test images, "
+        f"{' x '.join(map(str, data['shape']))}, {len(data['classes'])} classes, "
+        f"hash {data['hash']}"
+    )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainact.lab.environment import hide_home
@@ -37,11 +36,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
         records, ignored = RecordFile(file).read()
         warnings += map(hide_home, ignored)
         for record in records:
-            if (problem := _problem(record)) is None:
-                by_key.setdefault(record.key, record)
-            else:
-                name = hide_home(str(file))
-                warnings.append(f"{name}: run {record.key} ignored: {problem}")
+            by_key.setdefault(record.key, record)
     if not by_key:
         reason = f"; the first of {len(warnings)}: {warnings[0]}" if warnings else ""
         places = ", ".join(hide_home(str(path)) for path in paths)
@@ -75,22 +70,3 @@ def find_files(path: Path) -> list[Path]:
             f"{name} holds no {FILE_NAME}: give the folder that --out named in training"
         )
     return files
-
-
-def _problem(record: Record) -> str | None:
-    """What keeps a record from being counted."""
-    epochs = record.config.epochs
-    series = [record.accuracy, record.seconds, *filter(None, [record.top5])]
-    if not all(map(_is_finite, series)):
-        return "a value is not a finite number"
-    if {len(values) for values in series} != {len(record.accuracy)}:
-        return "its series differ in length"
-    if not 1 <= len(record.accuracy) <= epochs:
-        return f"{len(record.accuracy)} values for {epochs} epochs"
-    if len(record.accuracy) < epochs and not record.diverged:
-        return f"it ends after {len(record.accuracy)} of {epochs} epochs"
-    return None
-
-
-def _is_finite(values: Iterable[object]) -> bool:
-    return all(isinstance(v, int | float) and math.isfinite(v) for v in values)

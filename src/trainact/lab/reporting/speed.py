@@ -94,10 +94,8 @@ def _seconds_until(runs: Sequence[Record], epoch: int | None) -> float | None:
     return _median(sums)
 
 
-def _images_per_epoch(record: Record) -> int | None:
-    count = record.data.get("train")
-    if count is None:
-        return None
+def _images_per_epoch(record: Record) -> int:
+    count = record.data["train"]
     batch_size = record.config.batch_size
     return count - count % batch_size if record.config.drop_last else count
 
