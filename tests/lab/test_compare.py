@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.lab.conftest import TINY, Cli
+from tests.lab.conftest import TINY, Cli, make_folder
+from trainact import cli
 from trainact.lab.command_line import parse
 from trainact.lab.options import CompareOptions
 from trainact.lab.records import RecordFile
@@ -143,6 +145,34 @@ def test_no_home_folder_in_records(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [r"x$\run$", "x$y_{$", "x[/b]", "[bold]x", ":car:", "a b;'c'", "<i>&", "100%"],
+)
+def test_names_are_shown_as_they_are(
+    compare: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    make_folder(tmp_path / name, count=2)
+    outcome = compare(
+        *("--data", f"imagefolder:{name}", "--model", "mlp", "--methods", "vanilla"),
+        *("--seeds", "0", "--epochs", "1", "--device", "cpu"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert f"mlp on imagefolder:{name}: sgd" in outcome.out
+    assert f"on imagefolder:{name}: sgd" in (tmp_path / "out/summary.md").read_text()
+    assert (tmp_path / "out" / "curves.png").exists()
+    assert cli.main(["report", "out"]) == 0
+    capsys.readouterr()
+    page = (tmp_path / "out" / "report" / "report.html").read_text(encoding="utf-8")
+    assert html.escape(f"imagefolder:{name}", quote=False) in page.replace("&#39;", "'")
+
+
 def test_an_encoding_without_greek_is_no_reason_to_fail(tmp_path: Path) -> None:
     done = subprocess.run(
         [

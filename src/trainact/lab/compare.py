@@ -83,7 +83,7 @@ def _read(comparison: _Comparison, *, warn: bool = True) -> dict[str, Record]:
     """The finished runs of this grid, in the grid's order."""
     records, warnings = comparison.workspace.records.read()
     for warning in warnings if warn else ():
-        comparison.console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+        comparison.console.print(f"warning: {warning}", soft_wrap=True)
     by_key = {record.key: record for record in records}
     return {key: by_key[key] for key in comparison.grid if key in by_key}
 
@@ -101,7 +101,7 @@ def _announce(comparison: _Comparison, found: dict[str, Record]) -> None:
             f"{len(found)} of {total} runs found in {comparison.workspace.records.path}"
         )
     for line in lines:
-        comparison.console.print(line, markup=False, soft_wrap=True)
+        comparison.console.print(line, soft_wrap=True)
 
 
 def _report(comparison: _Comparison, records: Sequence[Record], out: Path) -> str:
@@ -112,7 +112,7 @@ def _report(comparison: _Comparison, records: Sequence[Record], out: Path) -> st
     titles = [title(arms, records) for arms in report.values()]
     for arms, heading in zip(report.values(), titles, strict=True):
         comparison.console.print(rich_table(arms, heading))
-    comparison.console.print(NOTE, markup=False)
+    comparison.console.print(NOTE)
     state = f"{len(records)} of {len(comparison.grid)} runs"
     summary = as_json(report, records, state)
     try:
@@ -129,7 +129,6 @@ def _report(comparison: _Comparison, records: Sequence[Record], out: Path) -> st
     comparison.console.print(
         f"{state} in {out / FILE_NAME}; curves.png, summary.md and summary.json "
         "beside it",
-        markup=False,
         soft_wrap=True,
     )
     return summary

@@ -81,7 +81,7 @@ def announce(
         f"{found} of them recorded",
     ]
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def train_here(jobs: Sequence[Job], console: Console) -> bool:
@@ -127,4 +127,4 @@ def finish(
     if records:
         lines.append(f"trainact report {workspace.folder} draws and compares them.")
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)

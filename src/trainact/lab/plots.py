@@ -14,6 +14,7 @@ from trainact.lab.summary import BASELINE, Arm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
 
 BASELINE_COLOUR = "0.35"
 _MAX_COLUMNS = 3
@@ -81,6 +82,16 @@ def draw_curve(
         panel.fill_between(xs, low, high, color=line["color"], alpha=0.18, linewidth=0)
 
 
+def take_literally(legend: Legend) -> None:
+    """Show names as they are, where matplotlib would read ``$`` as mathematics.
+
+    Args:
+        legend: to be changed.
+    """
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 def _draw(panel: Axes, arms: Sequence[Arm], heading: str) -> None:
     colours = iter(_COLOURS * (1 + len(arms) // len(_COLOURS)))
     for arm in arms:
@@ -98,12 +109,12 @@ def _draw(panel: Axes, arms: Sequence[Arm], heading: str) -> None:
         )
         if is_baseline:
             panel.axhline(arm.final_mean, color=colour, linestyle=":", linewidth=1)
-    panel.set_title(heading.replace(": ", "\n", 1), fontsize=10)
+    panel.set_title(heading.replace(": ", "\n", 1), fontsize=10, parse_math=False)
     panel.set_xlabel("epoch")
     panel.set_ylabel("test accuracy (mean ± std)")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.grid(alpha=0.3)
-    panel.legend(loc="lower right", fontsize=9)
+    take_literally(panel.legend(loc="lower right", fontsize=9))
 
 
 def _legend(arm: Arm) -> str:

@@ -41,6 +41,8 @@ def make_console(plain_width: int = PLAIN_WIDTH) -> Console:
     is_terminal = sys.stdout.isatty() and _OF_A_NOTEBOOK not in os.environ
     console = Console(
         highlight=False,
+        markup=False,  # names are shown as they are
+        emoji=False,
         quiet=not this_process().is_first,
         force_jupyter=False,
         force_interactive=None if is_terminal else False,
@@ -138,7 +140,7 @@ class ComparisonProgress:
             self._print(f"    {line}")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
     def _drop_bar(self) -> None:
         if self._task is not None:

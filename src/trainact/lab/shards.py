@@ -86,7 +86,6 @@ def _conclude(console: Console, index: Index, folder: Path) -> None:
         f"{_count(index.train)} training and {_count(index.test)} test images of "
         f"{len(index.classes):,} classes in {len(index.train) + len(index.test):,} "
         f"shards; train on them with --data {SHARDS_PREFIX}{folder}",
-        markup=False,
         soft_wrap=True,
     )
 

@@ -68,7 +68,7 @@ def _sweep(recipes: Sequence[Recipe], options: SweepOptions) -> int:
                 raise
             names = ", ".join(recipe.name for recipe in stage)
             line = f"Not yet {names}: {error}"
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
             return EXIT_OK
         if code != EXIT_OK:
             return code
@@ -152,7 +152,7 @@ def _list(
             begun = workspace.checkpoint(key_of(job)).exists()
             state = "begun" if begun else "missing"
         line = f"{state:<9} {job.recipe}: {job.config.title}"
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _train(
@@ -181,7 +181,6 @@ def _submit(console: Console, missing: Sequence[Job], options: SweepOptions) -> 
         f"{how_many(len(names), 'job')} submitted ({', '.join(names)}); their output "
         f"is in {options.out / 'slurm'}. The same command with --dry-run shows how "
         "far they are.",
-        markup=False,
         soft_wrap=True,
     )
     return EXIT_OK

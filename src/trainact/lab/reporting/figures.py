@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from trainact.lab.plots import draw_curve, new_figure
+from trainact.lab.plots import draw_curve, new_figure, take_literally
 from trainact.lab.reporting.arms import ArmResult
 from trainact.lab.reporting.lengths import LengthStudy
 from trainact.lab.reporting.scores import Metric, Score, Spread
@@ -261,13 +261,14 @@ def _finish(
     labels = panel.get_legend_handles_labels()
     if len(labels[0]) > 1:
         columns = min(4, len(labels[0]))
-        figure.legend(
+        legend = figure.legend(
             *labels,
             loc="outside lower center",
             ncols=columns,
             fontsize=8.5,
             frameon=False,
         )
+        take_literally(legend)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return Picture(name, caption, buffer.getvalue())
