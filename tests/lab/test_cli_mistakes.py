@@ -212,6 +212,10 @@ def test_report(arguments: tuple[str, ...], expected: str, says: Says) -> None:
     [
         (("recipes", "fig99"), "is not known (did you mean 'fig9'"),
         (("run", "fig99"), "is not known (did you mean 'fig9'"),
+        (("run", "FIG3"), "is not known (did you mean 'fig3'"),
+        (("recipes", "Table1-VGG16"), "is not known (did you mean 'table1-vgg16'"),
+        (("RUN", "fig3"), "'RUN' is not a command (did you mean 'run'?)"),
+        (("run", "fig6", *SMOKE, "--method", "TrAct"), "(did you mean 'tract'"),
         (("run", "fig3"), "stands for 8 recipes"),
         (("sweep",), "RECIPES is missing: give a name that `trainact recipes` lists"),
         (("sweep", "fig3", "fig99"), "recipe 'fig99' is not known"),
@@ -219,6 +223,10 @@ def test_report(arguments: tuple[str, ...], expected: str, says: Says) -> None:
         (("sweep", "fig6", "--jobs", "0"), "--jobs 0"),
         (("run", "fig6", *SMOKE, "--lam", "-0.1"), "--lam -0.1"),
         (("run", "fig6", *SMOKE, "--lr", "0"), "--lr 0.0"),
+        *(
+            (("run", "fig6", *SMOKE, "--checkpoint-seconds", seconds), "of seconds, or")
+            for seconds in ("nan", "inf", "-1")
+        ),
         (("run", "fig6", *SMOKE, "--method", "trakt"), "did you mean 'tract'"),
         (("run", "fig6", *SMOKE, "--method", "broken_of_mine:M"), "SyntaxError"),
         (("run", "fig6", *SMOKE, "--data", "cifar"), "data 'cifar' is not known"),

@@ -231,7 +231,7 @@ def load(reference: str) -> Any:
 
 
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    close = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"{name!r} is not a command{hint}: give one of {', '.join(COMMANDS)}"
 

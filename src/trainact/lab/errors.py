@@ -92,8 +92,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     Returns:
         `` (did you mean 'a' or 'b'?)``, or an empty string when nothing is close.
     """
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+    by_lower = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+    names = " or ".join(repr(by_lower[each]) for each in close)
+    return f" (did you mean {names}?)" if close else ""
 
 
 def check_positive(option: str, value: float | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -117,6 +118,12 @@ def check_options(options: ExperimentOptions, seeds: Sequence[int]) -> None:
         raise LabError(
             f"--workers {options.workers}: give a number of processes, or 0 to read "
             "images in the process that trains"
+        )
+    seconds = options.checkpoint_seconds
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise LabError(
+            f"--checkpoint-seconds {seconds}: give a number of seconds, or 0 to keep a "
+            "checkpoint after every step"
         )
     for lam in options.lam:
         check_positive("--lam", lam)
