@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.lab.conftest import CONFIG
 from trainact.lab.data.batches import Share
+from trainact.lab.data.photographs import one_line
 from trainact.lab.detection import voc
 from trainact.lab.detection.batches import (
     DetectionBatch,
@@ -204,7 +205,7 @@ def test_a_damaged_image_is_one_line_also_from_a_worker_process(
     file: Any = on_disk.test[1].image
     file.write_bytes(file.read_bytes()[:60])
     batches = DetectionTestBatches(on_disk, CPU, 1, num_workers=1)
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(LabError) as caught, one_line():
         list(batches)
     assert str(caught.value).startswith(f"cannot read image {file} (")
     assert "\n" not in str(caught.value)

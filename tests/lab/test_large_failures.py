@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -217,6 +219,24 @@ def test_a_full_disk_inside_an_epoch(
     assert Workspace(tmp_path / "out").records.read()[0] == []
     monkeypatch.setattr(Trainer, "save_checkpoint", save)
     carry_out(job, ignore)
+    assert_same_end(job, whole)
+
+
+def test_a_killed_data_worker_is_one_line_wherever_the_run_is(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path / "photographs")
+    job = make_job(tmp_path / "out", replace(TASK, data=f"imagefolder:{folder}"))
+
+    def kill_all(_: list[EpochResult]) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+        time.sleep(10)  # until the system has said that they are gone
+
+    with pytest.raises(LabError, match=r"^a process that reads images was ended .*$"):
+        carry_out(job, kill_all)
+    assert step_of_checkpoint(job) == STEPS
+    whole = make_job(tmp_path / "whole", job.config)
+    for each in (job, whole):
+        carry_out(each, ignore)
     assert_same_end(job, whole)
 
 

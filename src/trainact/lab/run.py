@@ -17,6 +17,7 @@ from trainact.lab.config import RunConfig, setting_hash
 from trainact.lab.data import AnyData
 from trainact.lab.data.batches import Share
 from trainact.lab.data.normalise import find_statistics
+from trainact.lab.data.photographs import one_line
 from trainact.lab.data.pipeline import (
     PipelineName,
     choose_pipeline,
@@ -175,12 +176,13 @@ def _fit(
     checkpoint = execution.checkpoint
     goes_on = checkpoint is not None and checkpoint.exists()
     try:
-        trainer.fit(
-            task,
-            task.batches,
-            make_test_batches(data, device, size, share, workers),
-            ckpt_path=str(checkpoint) if goes_on else None,
-        )
+        with one_line():
+            trainer.fit(
+                task,
+                task.batches,
+                make_test_batches(data, device, size, share, workers),
+                ckpt_path=str(checkpoint) if goes_on else None,
+            )
     except torch.OutOfMemoryError as error:
         raise LabError(
             f"{config.model} does not fit into the memory of {device} with "

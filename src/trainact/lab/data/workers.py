@@ -14,7 +14,7 @@ from trainact.lab.data import AnyData
 from trainact.lab.data.augment import find_augmentation
 from trainact.lab.data.batches import WHOLE, Batch, Batches, Share
 from trainact.lab.data.images import ImageData
-from trainact.lab.data.photographs import Photographs, one_line
+from trainact.lab.data.photographs import Photographs
 from trainact.lab.data.signals import leave_to_parent
 from trainact.lab.ranks import own_cores
 
@@ -150,15 +150,14 @@ def _read(loader: DataLoader[Any]) -> Iterator[Batch]:
     """Read an epoch; where this process does that itself, its generators stay."""
     from lightning.pytorch.utilities.seed import isolate_rng
 
-    with one_line():
-        batches = iter(loader)
-        while True:
-            with isolate_rng(include_cuda=False):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            images_BCHW, labels_B = batch  # the loader makes lists
-            yield images_BCHW, labels_B
+    batches = iter(loader)
+    while True:
+        with isolate_rng(include_cuda=False):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        images_BCHW, labels_B = batch  # the loader makes lists
+        yield images_BCHW, labels_B
 
 
 class _Samples(Dataset[tuple[Tensor, Tensor]]):

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainact.lab.config import RunConfig
 from trainact.lab.data.batches import WHOLE, Batches, Share
-from trainact.lab.data.photographs import one_line
 from trainact.lab.data.signals import leave_to_parent
 from trainact.lab.data.workers import default_workers
 from trainact.lab.detection.data import DetectionData
@@ -141,10 +140,9 @@ class _Loader:
             # The loader draws a seed that nobody uses: not from the model's generator.
             generator=torch.Generator(),
         )
-        with one_line():
-            for batch in loader:
-                images, targets = batch  # pinning makes lists
-                yield images, targets
+        for batch in loader:
+            images, targets = batch  # pinning makes lists
+            yield images, targets
 
 
 class _Samples(Dataset[Any]):

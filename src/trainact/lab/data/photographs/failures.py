@@ -14,9 +14,10 @@ _DIED = "DataLoader worker"
 def one_line() -> Generator[None]:
     """Turn what `DataLoader` makes of a worker's error back into the error's own line.
 
-    To be put around the iteration over a loader. A `LabError` that a worker process
+    To be put around all that is done while the processes live. A `LabError` that one
     raised arrives with the whole traceback as its message. A process that the system
-    ended, mostly for want of memory, arrives as a RuntimeError.
+    ended, mostly for want of memory, arrives as a RuntimeError, wherever the process
+    that trains is at that moment.
 
     Yields:
         Nothing.
