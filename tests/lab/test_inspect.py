@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -118,7 +117,7 @@ def test_a_model_of_ones_own(
     found = inspect(capsys, "model_of_mine:build", "--image-size", "32")
     assert found["1"]["entries"] == 3072
     assert cli.main(["inspect", "model_of_mine:nothing"]) == 2
-    assert "returned a NoneType, not a model" in capsys.readouterr().err
+    assert "returned NoneType where Module is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

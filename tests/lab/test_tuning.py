@@ -35,7 +35,11 @@ def planned(*methods: str) -> tuple[list[Job], list[Job]]:
 def recorded(found: list[Job], best: dict[str, float]) -> list[Record]:
     """Records of runs whose accuracy falls with the distance to a best rate."""
     return [
-        make_record(c, accuracy=(0.9 - abs(math.log2(c.lr / best[c.method])) / 20,))
+        make_record(
+            c,
+            accuracy=c.epochs * (0.9 - abs(math.log2(c.lr / best[c.method])) / 20,),
+            seconds=c.epochs * (0.1,),
+        )
         for c in (job.config for job in found)
     ]
 

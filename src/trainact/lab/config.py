@@ -184,16 +184,18 @@ class RunConfig(Setting):
         names = (field.name for field in fields(Setting))
         return Setting(**{name: getattr(self, name) for name in names})
 
-    def key(self, data_hash: str) -> str:
+    def key(self, data_hash: str, code: str | None = None) -> str:
         """Hash the configuration together with the data it was run on.
 
         Args:
             data_hash: hash of the images and labels.
+            code: hash of a method of the user's own.
 
         Returns:
             16 hexadecimal digits.
         """
-        return short_hash({"data_hash": data_hash, **self.identity()})
+        own = {} if code is None else {"code": code}
+        return short_hash({"data_hash": data_hash, **own, **self.identity()})
 
 
 def setting_hash(setting: Setting) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 import sysconfig
 import traceback
+from inspect import ismodule
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,59 @@ def _explain(error: BaseException, module: str, hint: str) -> str:
     if isinstance(error, AttributeError) and own_place(error) is None:
         return first_line(error)
     return f"its module cannot be imported ({what_happened(error)})"
+
+
+def call_own(what: str, function: Any, *arguments: Any, kind: type) -> Any:
+    """Call a function of the user's own, whose failure is one line.
+
+    Args:
+        what: it is, for messages.
+        function: to be called.
+        *arguments: of it.
+        kind: of which the result must be.
+
+    Returns:
+        The result.
+
+    Raises:
+        LabError: if it raises anything or returns something else.
+    """
+    try:
+        result = function(*arguments)
+    except LabError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise LabError(f"{what}: {what_happened(error)}") from error
+    if not isinstance(result, kind):
+        found = type(result).__name__
+        raise LabError(f"{what} returned {found} where {kind.__name__} is needed")
+    return result
+
+
+def hash_own(reference: str) -> str | None:
+    """Hash the files of the user's own that an imported object is made of.
+
+    Args:
+        reference: ``PACKAGE.MODULE:NAME``.
+
+    Returns:
+        16 hexadecimal digits, for its module and for those whose objects it uses; None
+        where all of them are libraries.
+    """
+    queue = [sys.modules[reference.partition(":")[0]]]
+    files: dict[Path, None] = {}
+    for module in queue:
+        file = Path(getattr(module, "__file__", None) or "<none>")
+        if file in files or _is_library(file):
+            continue
+        files[file] = None
+        for value in vars(module).values():
+            name = getattr(value, "__name__" if ismodule(value) else "__module__", None)
+            queue += [sys.modules[name]] if name in sys.modules else []
+    if not files:
+        return None
+    content = b"".join(file.read_bytes() for file in files)
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def what_happened(error: BaseException) -> str:

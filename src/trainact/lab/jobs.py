@@ -20,7 +20,7 @@ from trainact.lab.experiment_options import Pipeline
 from trainact.lab.loggers import close, make_logger
 from trainact.lab.ranks import agree, this_process
 from trainact.lab.records import EpochRecord, Record, finite
-from trainact.lab.run import Execution, OnEpoch, train
+from trainact.lab.run import Execution, OnEpoch, key_for, train
 from trainact.lab.workspace import Workspace
 
 
@@ -146,7 +146,7 @@ def key_of(job: Job) -> str:
     Returns:
         The key.
     """
-    return job.config.key(str(data_of(job).fingerprint["hash"]))
+    return key_for(job.config, data_of(job))
 
 
 def carry_out(job: Job, on_epoch: OnEpoch) -> Record | None:

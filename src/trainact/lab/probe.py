@@ -12,9 +12,11 @@ from torch.nn.functional import cross_entropy
 from trainact.lab.config import RunConfig
 from trainact.lab.data import AnyData
 from trainact.lab.data.normalise import Normalise
-from trainact.lab.errors import LabError, first_line
+from trainact.lab.errors import LabError
+from trainact.lab.methods import find_method
 from trainact.lab.methods.tract import DEFAULT_LAM
 from trainact.lab.prepare import prepare_model
+from trainact.lab.subject import refusal
 
 _MAX_IMAGES = 8
 
@@ -53,8 +55,11 @@ def _probe_one(config: RunConfig, data: AnyData) -> None:
         logits = model.train()(images)
         _check_logits(logits, (num_images, data.num_classes))
         cross_entropy(logits, labels).backward()
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-        raise LabError(_diagnose(config, data, num_images, error)) from error
+        find_method(config.method).optimizer(model, config)
+    except LabError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise LabError(_diagnose(config, data, num_images, refusal(error))) from error
 
 
 def _smallest_batch(num_images: int, batch_size: int) -> int:
@@ -67,9 +72,7 @@ def _check_logits(logits: object, expected: tuple[int, int]) -> None:
         raise ValueError(f"it returns {found} where logits {expected} are needed")
 
 
-def _diagnose(
-    config: RunConfig, data: AnyData, num_images: int, error: Exception
-) -> str:
+def _diagnose(config: RunConfig, data: AnyData, num_images: int, what: str) -> str:
     channels, height, width = data.image_shape
     if num_images == 1:
         remedy = "the last batch has one image: change --batch-size"
@@ -77,5 +80,5 @@ def _diagnose(
         remedy = "use a model for such images, or larger ones"
     return (
         f"{config.model} with {config.arm} does not train on images of {channels} x "
-        f"{height} x {width} ({first_line(error)}): {remedy}"
+        f"{height} x {width} ({what}): {remedy}"
     )

@@ -27,7 +27,8 @@ from trainact.lab.data.pipeline import (
 from trainact.lab.epoch_result import EpochResult, is_lost
 from trainact.lab.errors import LabError
 from trainact.lab.experiment_options import Pipeline
-from trainact.lab.importing import what_happened
+from trainact.lab.importing import is_the_users, what_happened
+from trainact.lab.methods import code_of
 from trainact.lab.prepare import prepare_model
 from trainact.lab.quiet import OwnSigterm, interruptible, quiet_lightning
 from trainact.lab.ranks import this_process
@@ -95,6 +96,8 @@ def train(
     """
     origin = environment.describe(device)
     origin["command"] = execution.command or origin["command"]
+    if (code := code_of(config.method)) is not None:
+        origin["versions"] = {**origin["versions"], config.method: code}
     model, layers = prepare_model(config, data, execution.initial)
     task = _make_task(model, config, data)
     pipeline = choose_pipeline(execution.pipeline, data, device)
@@ -111,7 +114,7 @@ def train(
     history = task.history
     top5 = [epoch.top5 for epoch in history if epoch.top5 is not None]
     return Record(
-        key=config.key(str(data.fingerprint["hash"])),
+        key=key_for(config, data),
         config=config,
         accuracy=tuple(round(epoch.accuracy, 6) for epoch in history),
         loss=tuple(finite(epoch.loss) for epoch in history),
@@ -131,6 +134,19 @@ def train(
         micro_batches=share.pieces,
         **origin,
     )
+
+
+def key_for(config: RunConfig, data: AnyData) -> str:
+    """Compute under which key the record of a run is found.
+
+    Args:
+        config: what to run.
+        data: on what.
+
+    Returns:
+        The key.
+    """
+    return config.key(data.fingerprint["hash"], code_of(config.method))
 
 
 def find_share(config: RunConfig, micro_batch: int | None) -> Share:
@@ -190,7 +206,9 @@ def _fit(
             "once: give a smaller --micro-batch, which changes nothing else but batch "
             "norm's statistics"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if is_the_users(error) and not isinstance(error, LabError):
+            raise LabError(f"{config.title}: {what_happened(error)}") from error
         if isinstance(error, LabError) or task.has_started or not goes_on:
             raise
         raise LabError(

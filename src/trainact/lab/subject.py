@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,9 @@ import trainact
 from trainact.api import resolve_layer
 from trainact.lab.errors import LabError, first_line
 from trainact.lab.importing import (
+    call_own,
     import_object,
     is_the_users,
-    own_place,
     what_happened,
 )
 from trainact.lab.models import SOURCES, build_model, resolve_model
@@ -22,7 +22,7 @@ DEFAULT_SIZE = 224
 NUM_CLASSES = 1000
 
 # How models refuse an input that is not theirs.
-_REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError)
+_REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
 
 Shape = tuple[int, int, int]
 
@@ -77,24 +77,18 @@ def _call(reference: str) -> nn.Module:
             "without arguments that returns a model"
         )
     try:
-        model: Any = build()
+        signature(build).bind()
     except TypeError as error:
-        if own_place(error) is not None:
-            raise LabError(f"model {reference}: {what_happened(error)}") from error
         raise LabError(
             f"model {reference} is called without arguments, which it does not take "
             f"({first_line(error)})"
         ) from error
-    except (Exception, SystemExit) as error:
-        raise LabError(f"model {reference}: {what_happened(error)}") from error
-    if not isinstance(model, nn.Module):
-        raise LabError(
-            f"model {reference} returned a {type(model).__name__}, not a model"
-        )
-    return model
+    except ValueError:
+        pass  # it does not say what it takes
+    return call_own(f"model {reference}", build, kind=nn.Module)
 
 
-def refusal(error: Exception) -> str:
+def refusal(error: BaseException) -> str:
     """Say what a model raised when it was given images.
 
     Args:
@@ -107,10 +101,10 @@ def refusal(error: Exception) -> str:
     Raises:
         Exception: the error, if it is nothing that the user can put right.
     """
-    if isinstance(error, _REFUSALS):
-        return first_line(error)
     if is_the_users(error):
         return what_happened(error)
+    if isinstance(error, _REFUSALS):
+        return first_line(error)
     raise error
 
 

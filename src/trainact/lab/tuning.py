@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from trainact.lab.config import RunConfig
 from trainact.lab.jobs import Job
+from trainact.lab.methods import is_current
 from trainact.lab.ranks import agree
 from trainact.lab.records import Record
 from trainact.lab.shorten import is_smoke
@@ -72,7 +73,7 @@ def tuned_jobs(
         The runs that choose the rates, and of problems where they are chosen those of
         the fresh seeds.
     """
-    scores = {record.config: final_accuracy(record) for record in records}
+    scores = {r.config: final_accuracy(r) for r in records if is_current(r)}
     problems: dict[RunConfig, dict[RunConfig, _ByRate]] = {}
     for job in tuning:
         arms = problems.setdefault(_baseline(job.config), {})

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+
+from torch import nn
+from torch.optim import Optimizer
 
 from trainact.lab.errors import LabError, did_you_mean
-from trainact.lab.importing import import_object
+from trainact.lab.importing import call_own, hash_own, import_object
 from trainact.lab.methods.apart import (
     TRACT_ROW_ADAM,
     TRACT_SGD,
@@ -25,8 +29,16 @@ from trainact.lab.methods.tract import TRACT
 from trainact.lab.methods.vanilla import VANILLA
 from trainact.lab.methods.whitening import WHITENING, WHITENING_TRACT
 from trainact.lab.methods.zca import ZCA
+from trainact.lab.records import Record
 
-__all__ = ["METHODS", "Method", "MethodSettings", "find_method"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "MethodSettings",
+    "code_of",
+    "find_method",
+    "is_current",
+]
 
 _ALL = (
     VANILLA,
@@ -48,6 +60,7 @@ _ALL = (
     TRACT_SCALED,
 )
 METHODS = {method.name: method for method in _ALL}
+_code: dict[str, str | None] = {}
 
 
 def find_method(name: str) -> Method:
@@ -76,4 +89,39 @@ def find_method(name: str) -> Method:
             f"method {name} is of type {type(method).__name__}, not a "
             "trainact.lab.methods.Method"
         )
-    return replace(method, name=name)
+    _code.setdefault(name, hash_own(name))  # of what was imported, whatever comes
+    what = f"method {name}"
+    return replace(
+        method,
+        name=name,
+        convert=partial(call_own, what, method.convert, kind=nn.Module),
+        optimizer=partial(call_own, what, method.optimizer, kind=Optimizer),
+    )
+
+
+def code_of(name: str) -> str | None:
+    """Tell the code of a method of the user's own from that before it was edited.
+
+    Args:
+        name: as `find_method` takes it.
+
+    Returns:
+        Its hash; None for a method of trainact or of another library.
+    """
+    if name in METHODS:
+        return None
+    find_method(name)
+    return _code[name]
+
+
+def is_current(record: Record) -> bool:
+    """Whether a run was trained by the code that its method has now.
+
+    Args:
+        record: of the run.
+
+    Returns:
+        True, too, where this process knows no other code.
+    """
+    name = record.config.method
+    return name not in _code or record.versions.get(name) == _code[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from trainact.lab.environment import hide_home
@@ -37,11 +37,31 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
         warnings += map(hide_home, ignored)
         for record in records:
             by_key.setdefault(record.key, record)
+    _leave_out_old_code(by_key, warnings)
     if not by_key:
         reason = f"; the first of {len(warnings)}: {warnings[0]}" if warnings else ""
         places = ", ".join(hide_home(str(path)) for path in paths)
         raise LabError(f"no finished run in {places}: train something first{reason}")
     return list(by_key.values()), warnings
+
+
+def _leave_out_old_code(by_key: dict[str, Record], warnings: list[str]) -> None:
+    """Keep runs of one code for each method, the code that was started last."""
+    last: dict[Hashable, Record] = {}
+    for record in sorted(by_key.values(), key=lambda record: record.started):
+        last[_place(record)] = record
+    for key, record in list(by_key.items()):
+        method = record.config.method
+        code = last[_place(record)].versions.get(method)
+        if record.versions.get(method) != code:
+            del by_key[key]
+            warnings.append(
+                f"run {key} left out: {method} was changed since, and trained again"
+            )
+
+
+def _place(record: Record) -> Hashable:
+    return record.config.setting, record.data["hash"], record.config.method
 
 
 def find_files(path: Path) -> list[Path]:
