@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import fields, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from trainact.lab.config import Setting, setting_hash
 from trainact.lab.errors import LabError
 from trainact.lab.recipe import Expected
-from trainact.lab.recipe_list import COLUMNS, main, rows
+from trainact.lab.recipe_list import COLUMNS, listing, main, row
 from trainact.lab.recipe_list_options import RecipesOptions
 from trainact.lab.recipes import RECIPES, STUDIES, find_recipes, header
 from trainact.lab.recipes.paper_table import PAPER_TABLE
@@ -70,28 +71,40 @@ def show(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     return capsys.readouterr().out
 
 
-def test_the_list_has_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    out = show(capsys)
-    for recipe in ALL:
-        if family(recipe) not in {"table1", "table7"}:
-            assert f" {recipe.name} " in out
-    assert out.count("-MODEL") == 2
-    assert "table1-MODEL" in out
-    assert "36 models" in out
-    assert all(column in out for column in COLUMNS)
+def test_the_list_has_every_artefact_with_all_its_recipes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    heading, *lines = show(capsys).partition("\n\n")[0].splitlines()
+    assert heading.split() == [*COLUMNS[: len(heading.split())]]
+    place = heading.index("recipes")
+    counts = {line.split()[0]: int(line[place:].split()[0]) for line in lines}
+    assert counts == Counter(map(family, [*ALL, *STUDIES.values()]))
+    for name, count in counts.items():
+        assert len(find_recipes([name])) == count, "each can be listed by itself"
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+@pytest.mark.parametrize("name", [None, "fig9", "table1", "optimizers"])
+def test_no_line_is_wrapped(name: str | None, width: int) -> None:
+    recipes = [*ALL] if name is None else find_recipes([name])
+    lines = listing(recipes, together=name is None, width=width)
+    names = {family(recipe) if name is None else recipe.name for recipe in recipes}
+    assert names == {line.split()[0] for line in lines[1 : len(names) + 1]}
+    assert max(map(len, lines)) <= width
+    if width == 120 and name == "fig9":
+        assert all("cifar:resnet18-maxpool" in line for line in lines[1:5])
 
 
 def test_a_beginning_lists_each_of_its_recipes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = show(capsys, "table7")
-    assert all(f" table7-{model} " in out for model in PAPER_TABLE)
+    assert all(f"\ntable7-{model} " in out for model in PAPER_TABLE)
     assert "fig3" not in out
 
 
-def test_a_row() -> None:
-    (row,) = rows([RECIPES["fig9-100"]], together=True)
-    assert dict(zip(COLUMNS, row, strict=True)) == {
+def test_rows() -> None:
+    assert row([RECIPES["fig9-100"]]) == {
         "name": "fig9-100",
         "artefact": "Figure 9",
         "data": "cifar10",
@@ -99,7 +112,19 @@ def test_a_row() -> None:
         "arms": "vanilla, tract x 3, tract+sgd",
         "epochs": "100",
         "seeds": "5",
+        "recipes": "1",
         "runs": "25",
+    }
+    assert row(find_recipes(["fig9", "table1-resnet50"])) == {
+        "name": "fig9",
+        "artefact": "Figure 9",
+        "data": "2 data sets",
+        "model": "2 models",
+        "arms": "2 choices",
+        "epochs": "100 to 800",
+        "seeds": "5",
+        "recipes": "5",
+        "runs": "110",
     }
 
 

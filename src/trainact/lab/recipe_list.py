@@ -5,12 +5,9 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from trainact.lab.config import setting_hash
 from trainact.lab.json_output import json_alone, json_text
@@ -18,9 +15,13 @@ from trainact.lab.progress import make_console
 from trainact.lab.recipe import Expected, Recipe
 from trainact.lab.recipe_list_options import RecipesOptions
 from trainact.lab.recipes import all_recipes, find_recipes, header
+from trainact.lab.table_text import plain
 
-COLUMNS = ("name", "artefact", "data", "model", "arms", "epochs", "seeds", "runs")
-_NUM_TEXTS = 5  # columns before those of numbers
+# The last ones are left out where there is no room for them.
+COLUMNS = (
+    *("name", "artefact", "recipes", "runs", "model", "epochs", "seeds"),
+    *("data", "arms"),
+)
 _WIDTH = 88
 _OF = {"momentum": " (of SGD)", "first_layer_lr": " (where SGD trains that layer)"}
 # Of the table, where the output is no terminal that says its own.
@@ -44,7 +45,7 @@ def main(options: RecipesOptions) -> int:
         elif len(recipes) == 1:
             _write(*describe(recipes[0]))
         else:
-            _show(rows(recipes, together=name is None))
+            _write(*listing(recipes, together=name is None))
     return 0
 
 
@@ -52,59 +53,77 @@ def _write(*lines: str) -> None:
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-def _show(cells: Iterable[tuple[str, ...]]) -> None:
-    console = make_console(_PLAIN_WIDTH)
-    table = Table(box=SIMPLE_HEAD)
-    for number, column in enumerate(COLUMNS):
-        table.add_column(
-            column,
-            justify="left" if number < _NUM_TEXTS else "right",
-            no_wrap=column == "name",
-            overflow="fold",
-        )
-    for row in cells:
-        table.add_row(*row)
-    console.print(table)
-    _write(
-        "`trainact recipes NAME` shows all about one, `trainact run NAME` trains it."
-    )
-
-
-def rows(recipes: Sequence[Recipe], *, together: bool) -> Iterator[tuple[str, ...]]:
-    """Write recipes as the rows of a table.
+def listing(
+    recipes: Sequence[Recipe], *, together: bool, width: int | None = None
+) -> list[str]:
+    """Write recipes as a table.
 
     Args:
         recipes: to be listed.
-        together: whether an artefact that is one recipe for many models is one row.
+        together: whether those of an artefact are one row, by what their names begin
+            with.
+        width: of a line; by default the terminal's.
 
-    Yields:
-        One text per column of `COLUMNS`.
+    Returns:
+        Lines, none longer than the width unless a name is.
     """
-    for _, group in groupby(recipes, key=lambda recipe: recipe.artefact):
-        members = list(group)
-        models = {recipe.setting.model for recipe in members}
-        if together and 1 < len(models) == len(members):
-            family = members[0].name.partition("-")[0]
-            first = _row(members[0])
-            yield (f"{family}-MODEL", *first[1:3], f"{len(models)} models", *first[4:])
-        else:
-            yield from map(_row, members)
+    width = width or make_console(_PLAIN_WIDTH).width
+    groups: dict[Hashable, list[Recipe]] = {}
+    for recipe in recipes:
+        family = recipe.name.partition("-")[0], recipe.artefact
+        groups.setdefault(family if together else recipe.name, []).append(recipe)
+    rows = [row(group) for group in groups.values()]
+    columns = [column for column in COLUMNS if together or column != "recipes"]
+    lines = _table(columns, rows)
+    while len(columns) > 1 and max(map(len, lines)) > width:
+        columns.pop()
+        lines = _table(columns, rows)
+    hint = "`trainact recipes NAME` shows more, `trainact run NAME` trains one."
+    return [*lines, "", *textwrap.wrap(hint, width)]
 
 
-def _row(recipe: Recipe) -> tuple[str, ...]:
-    setting = recipe.setting
+def _table(columns: Sequence[str], rows: Iterable[dict[str, str]]) -> list[str]:
+    cells = [tuple(row[column] for column in columns) for row in rows]
+    return plain(columns, cells, left=len(columns))
+
+
+def row(recipes: Sequence[Recipe]) -> dict[str, str]:
+    """Write recipes of an artefact as one row of a table.
+
+    Args:
+        recipes: at least one.
+
+    Returns:
+        A text for each of `COLUMNS`.
+    """
+    settings = [recipe.setting for recipe in recipes]
+    first = recipes[0]
+    return {
+        "name": first.name if len(recipes) == 1 else first.name.partition("-")[0],
+        "artefact": first.artefact,
+        "data": _joint({setting.data for setting in settings}, "data sets"),
+        "model": _joint({setting.model for setting in settings}, "models"),
+        "arms": _joint({_arms(recipe) for recipe in recipes}, "choices"),
+        "epochs": _range(setting.epochs for setting in settings),
+        "seeds": _range(len(recipe.seeds) for recipe in recipes),
+        "recipes": str(len(recipes)),
+        "runs": str(sum(map(_num_runs, recipes))),
+    }
+
+
+def _joint(texts: AbstractSet[str], noun: str) -> str:
+    return next(iter(texts)) if len(texts) == 1 else f"{len(texts)} {noun}"
+
+
+def _range(numbers: Iterable[int]) -> str:
+    least, *_, most = 2 * sorted(numbers)
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
+def _arms(recipe: Recipe) -> str:
     methods = Counter(arm.method for arm in recipe.arms)
     counted = (f"{m} x {count}" if count > 1 else m for m, count in methods.items())
-    return (
-        recipe.name,
-        recipe.artefact,
-        setting.data,
-        setting.model,
-        ", ".join(counted),
-        str(setting.epochs),
-        str(len(recipe.seeds)),
-        str(_num_runs(recipe)),
-    )
+    return ", ".join(counted)
 
 
 def _num_runs(recipe: Recipe) -> int:
