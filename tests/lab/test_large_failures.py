@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import resource
 import time
@@ -222,6 +223,8 @@ def test_a_full_disk_inside_an_epoch(
     assert_same_end(job, whole)
 
 
+# A loader whose workers are gone complains once more when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_data_worker_is_one_line_wherever_the_run_is(tmp_path: Path) -> None:
     folder = write_photographs(tmp_path / "photographs")
     job = make_job(tmp_path / "out", replace(TASK, data=f"imagefolder:{folder}"))
@@ -233,6 +236,7 @@ def test_a_killed_data_worker_is_one_line_wherever_the_run_is(tmp_path: Path) ->
 
     with pytest.raises(LabError, match=r"^a process that reads images was ended .*$"):
         carry_out(job, kill_all)
+    gc.collect()
     assert step_of_checkpoint(job) == STEPS
     whole = make_job(tmp_path / "whole", job.config)
     for each in (job, whole):
